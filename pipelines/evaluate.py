@@ -1,0 +1,44 @@
+"""Evaluates models on held-out problems: results/evaluate/<model>.json and, problem by problem, .jsonl."""
+
+from pathlib import Path
+
+from cpu_grpo.config import Pipeline, launch
+from cpu_grpo.errors import UserError
+from cpu_grpo.evaluation import evaluate_model, held_out, rows
+from cpu_grpo.files import fingerprint, sha256, write_json, write_jsonl
+from cpu_grpo.models import weights_hash
+from cpu_grpo.tasks.problems import read_problems
+from cpu_grpo.tracking import start_run
+from cpu_grpo.workspace import Layout, find_model, problems_file
+
+
+def evaluate(config: Pipeline, root: Path, pipeline_id: str) -> None:
+    for name in config.evaluation.models:
+        evaluate_one(config, name, Layout(root), pipeline_id)
+
+
+def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str) -> None:
+    directory, data = find_model(model, config.model), problems_file(config)
+    problems = held_out(config, read_problems(data))
+    if not problems:
+        raise UserError(f"The {config.evaluation.split} split is empty: raise task.{config.evaluation.split}.")
+    name = Path(model).name
+    tags = {"evaluated": name, "model": config.model.name, "task": config.task.name}
+    tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": weights_hash(directory)}
+    with start_run(config, f"evaluate {name}", "evaluate", pipeline_id, tags) as run:
+        run.params(config)
+        results, figures = evaluate_model(config, directory, problems)
+        figures = {"model": name, "split": config.evaluation.split} | figures | {"mlflow_run_id": run.run_id}
+        write_jsonl(layout.evaluation / f"{name}.jsonl", rows(results))
+        write_json(layout.evaluation / f"{name}.json", figures)
+        run.metrics({key: value for key, value in figures.items() if isinstance(value, float | int)}, 0)
+        run.artifact(layout.evaluation / f"{name}.jsonl")
+        run.table(rows(results)[:50], "completions.json")
+    print(
+        f"{name}: {figures['extraction']} accuracy {figures['accuracy']:.1%} "
+        f"[{figures['accuracy_low']:.1%}, {figures['accuracy_high']:.1%}] on {figures['n']} {figures['split']} problems"
+    )
+
+
+if __name__ == "__main__":
+    launch(evaluate)

@@ -1,0 +1,36 @@
+"""Trains one variant: models/<variant> and results/train/<variant>.{json,csv,samples.jsonl}."""
+
+from pathlib import Path
+
+from cpu_grpo.config import Train, launch
+from cpu_grpo.files import fingerprint, sha256
+from cpu_grpo.models import weights_hash
+from cpu_grpo.tasks.problems import read_problems
+from cpu_grpo.tracking import start_run
+from cpu_grpo.training import chosen_problems, train_variant, write_results
+from cpu_grpo.workspace import Layout, find_model, problems_file
+
+
+def train(config: Train, root: Path, pipeline_id: str) -> None:
+    layout = Layout(root)
+    start, data = find_model(config.init_from, config.model), problems_file(config)
+    problems = read_problems(data)
+    chosen_problems(config, problems)  # complains before a run is recorded
+    tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
+    tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": weights_hash(start)}
+    with start_run(config, f"train {config.name}", "train", pipeline_id, tags) as run:
+        run.params(config)
+        trained = train_variant(config, start, problems, layout.model(config.name), run)
+        for path in write_results(layout, trained):
+            run.artifact(path)
+        figures = trained.figures
+        run.metrics({f"summary/{k}": v for k, v in figures.items() if isinstance(v, float | int)}, figures["updates"])
+    print(
+        f"{layout.model(config.name)}: {figures['updates']} updates, reward {figures['reward_first']:.2f} -> "
+        f"{figures['reward_last']:.2f}, {figures['completions_per_second']:.2f} completions/s, "
+        f"{figures['wall_seconds']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    launch(train, "train")

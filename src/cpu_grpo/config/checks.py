@@ -1,0 +1,84 @@
+"""Bounds and cross-field rules, told so that the reader knows which key to change and to what."""
+
+import dataclasses
+from typing import Any
+
+from cpu_grpo.config.schema import Pipeline, Task, Train, Trainer, Variant
+from cpu_grpo.errors import UserError
+
+
+def check(config: Pipeline | Train) -> None:
+    """Raises UserError for the first value that is out of bounds or contradicts another."""
+    _check_fields(config, "")
+    _check_task(config.task)
+    if isinstance(config, Pipeline):
+        for name, variant in config.variants.items():
+            _check_variant(variant, f"variants.{name}.")
+            _check_start(name, variant, config.variants)
+        known = {"base", *config.variants}
+        unknown = [name for name in config.evaluation.models if name not in known and "/" not in name]
+        if unknown:
+            raise UserError(
+                f"evaluation.models={unknown[0]} is neither base, a variant ({', '.join(sorted(config.variants))}) nor "
+                "a directory: correct it, or name the directory with a slash."
+            )
+    else:
+        _check_variant(config, "")
+
+
+def _check_fields(node: Any, prefix: str) -> None:
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        key = prefix + item.name
+        if dataclasses.is_dataclass(value):
+            _check_fields(value, key + ".")
+        elif isinstance(value, dict):
+            for name, child in value.items():
+                _check_fields(child, f"{key}.{name}.")
+        else:
+            for single in value if isinstance(value, list) else [value]:
+                _check_value(key, single, item.metadata)
+
+
+def _check_value(key: str, value: Any, metadata: Any) -> None:
+    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices")
+    if choices and value not in choices:
+        raise UserError(f"{key}={value} is not a choice: use {', '.join(choices)}.")
+    if low is not None and not value >= low:
+        raise UserError(f"{key}={value} is too small: use {low} or more ({metadata['help']}).")
+    if high is not None and not value <= high:
+        raise UserError(f"{key}={value} is too large: use {high} or less ({metadata['help']}).")
+
+
+def _check_task(task: Task) -> None:
+    if task.kind == "jsonl" and not task.path:
+        raise UserError("task.path is empty: name the JSONL file with your problems, task.path=FILE.")
+
+
+def _check_variant(variant: Variant | Train, prefix: str) -> None:
+    trainer: Trainer = variant.trainer
+    batch = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
+    if batch % trainer.num_generations:
+        raise UserError(
+            f"{prefix}trainer.num_generations={trainer.num_generations} does not divide the batch of {batch} completions "
+            f"(per_device_train_batch_size {trainer.per_device_train_batch_size} x gradient_accumulation_steps "
+            f"{trainer.gradient_accumulation_steps}): make the batch a multiple of the group size."
+        )
+    if trainer.max_steps == 0:
+        raise UserError(f"{prefix}trainer.max_steps=0 trains nothing: use 1 or more, or -1 to count in epochs.")
+    weights = dataclasses.asdict(variant.rewards)
+    if not any(weights.values()):
+        raise UserError(f"{prefix}rewards are all 0, so nothing can be learnt: give at least one a weight.")
+
+
+def _check_start(name: str, variant: Variant, variants: dict[str, Variant]) -> None:
+    seen = [name]
+    start = variant.init_from
+    while start != "base":
+        if start not in variants:
+            known = ", ".join(["base", *variants])
+            raise UserError(f"variants.{seen[-1]}.init_from={start} is not a variant of this pipeline: use one of {known}.")
+        if start in seen:
+            raise UserError(f"variants.{seen[-1]}.init_from={start} closes a circle: start one of {', '.join(seen)} from base.")
+        seen.append(start)
+        start = variants[start].init_from

@@ -1,0 +1,164 @@
+"""How a configuration is read: from conf/ through Hydra, or from params.yaml as DVC passes it."""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cpu_grpo.config.checks import check
+from cpu_grpo.config.schema import Pipeline, Shared, Train, Variant
+from cpu_grpo.errors import UserError, explain
+
+CONF = Path(__file__).parents[3] / "conf"
+SHARED_KEYS = tuple(Shared.__dataclass_fields__)
+Stage = Callable[[Any, Path, str], None]
+
+
+def typed(composed: DictConfig, schema: type) -> Any:
+    """The composed config as an instance of `schema`, checked.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or one out of bounds.
+    """
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+    except OmegaConfBaseException as error:
+        raise UserError(_one_sentence(error)) from error
+    check(config)
+    return config
+
+
+def load_params(path: Path) -> Pipeline:
+    """The pipeline's configuration from a params.yaml."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: write it with `python pipelines/compose.py`.")
+    return typed(OmegaConf.load(path), Pipeline)
+
+
+def compose_pipeline(overrides: list[str]) -> DictConfig:
+    """conf/config.yaml composed with Hydra overrides and resolved: what params.yaml holds."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", overrides=overrides)
+    OmegaConf.resolve(composed)
+    return composed
+
+
+def one_variant(pipeline: Pipeline, name: str) -> Train:
+    """The training configuration of one of the pipeline's variants."""
+    if name not in pipeline.variants:
+        raise UserError(f"{name} is not a variant of this pipeline: use one of {', '.join(pipeline.variants)}.")
+    variant: Variant = pipeline.variants[name]
+    shared = {key: getattr(pipeline, key) for key in SHARED_KEYS}
+    own = {key: getattr(variant, key) for key in Variant.__dataclass_fields__}
+    return Train(**shared, **own)
+
+
+def launch(stage: Stage, config_name: str = "config") -> None:
+    """Runs `stage(config, root, pipeline_id)` for a command line.
+
+    `--params FILE [--variant NAME | --model NAME]` is how DVC calls: the config comes from FILE and outputs go below
+    the current directory. Anything else is Hydra's grammar: the config comes from conf/ and outputs go to the job's own
+    directory. `pipeline_id` is equal for the stages (or sweep jobs) that belong to one pipeline run.
+    """
+    with sentences():
+        if "--params" in sys.argv:
+            _run_from_params(stage)
+        else:
+            _run_hydra(stage, config_name)
+
+
+class sentences:
+    """A context that turns the user's mistakes into one line on stderr and exit code 1, and leaves our bugs their traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        message = None
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            message = explain(error.__cause__) if error.__cause__ else None
+            message = message or _one_sentence(error)
+        elif error is not None:
+            message = explain(error)
+        if message:
+            print(f"error: {message}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def _run_from_params(stage: Stage) -> None:
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--params", type=Path, required=True, help="the composed configuration")
+    parser.add_argument("--variant", help="train: which variant")
+    parser.add_argument("--model", help="evaluate: which model")
+    arguments = parser.parse_args()
+    config: Pipeline | Train = load_params(arguments.params)
+    if arguments.variant:
+        config = one_variant(config, arguments.variant)
+    if arguments.model:
+        config.evaluation.models = [arguments.model]
+    from cpu_grpo.tracking import dvc_pipeline_id
+
+    stage(config, Path(), dvc_pipeline_id())
+
+
+def _run_hydra(stage: Stage, config_name: str) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; `sentences` words it
+    schema = Train if config_name == "train" else Pipeline
+
+    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+    def run(composed: DictConfig) -> None:
+        job = HydraConfig.get()
+        root = Path(job.runtime.output_dir)
+        sweep = job.mode == RunMode.MULTIRUN
+        stage(typed(composed, schema), root, sweep_id(Path(job.sweep.dir)) if sweep else "")
+
+    run()
+
+
+def sweep_id(directory: Path) -> str:
+    """The pipeline id that the jobs of one multirun share."""
+    return f"sweep {directory.absolute().as_posix()}"
+
+
+def _one_sentence(error: BaseException) -> str:
+    """Hydra's and OmegaConf's several lines as one sentence with the nearest right key."""
+    text = f"{error}\n{error.__cause__ or ''}"  # Hydra keeps OmegaConf's reason in the cause
+    missing = re.search(r"Could not find '([^']+)'", text)
+    if missing:
+        group, _, name = missing.group(1).partition("/")
+        options = sorted(p.relative_to(CONF / group).with_suffix("").as_posix() for p in (CONF / group).rglob("*.yaml"))
+        return f"There is no {group} called {name or group}: use one of {', '.join(options)}."
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
+    if unknown:
+        full = re.search(r"full_key: (\S+)", text)
+        key = full.group(1) if full else unknown.group(1)
+        near = difflib.get_close_matches(unknown.group(1), _all_keys(), n=1)
+        return f"{key} is not a configuration key" + (f": did you mean {near[0]}?" if near else "; see --cfg job for all.")
+    lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
+    wrong = next((line for line in lines if line.startswith("Value ")), None)
+    full = re.search(r"full_key: (\S+)", text)
+    return f"{full.group(1)}: {wrong}." if full and wrong else f"{lines[0]}."
+
+
+def _all_keys() -> list[str]:
+    keys: set[str] = set()
+
+    def collect(node: Any) -> None:
+        for name in node:
+            keys.add(str(name))
+            if OmegaConf.is_dict(node) and OmegaConf.is_dict(node[name]):
+                collect(node[name])
+
+    collect(OmegaConf.structured(Train))
+    return sorted(keys)

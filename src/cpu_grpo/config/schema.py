@@ -1,0 +1,167 @@
+"""Every key of the configuration: its type, default, bounds and explanation, each in one place."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A config field. `low` and `high` are inclusive; `checks.check` enforces them and `choices`."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Model:
+    """Where the base model comes from."""
+
+    name: str = option("", "the name in tables and run names")
+    source: str = option("path", "what kind of thing it is", choices=("wheel", "hub", "gguf", "path"))
+    package: str = option("", "wheel: the distribution's name")
+    version: str = option("", "wheel: the exact version")
+    member: str = option("", "wheel: the GGUF file inside it")
+    repo: str = option("", "hub: owner/name")
+    revision: str = option("main", "hub: a commit, tag or branch (a commit is reproducible)")
+    path: str = option("", "gguf: the file; path: the directory; wheel: a local .whl instead of a download")
+    sha256: str = option("", "wheel, gguf: the file's SHA-256; empty: not checked, only recorded")
+
+
+@dataclass
+class Task:
+    """Which problems, how many, and how they are asked."""
+
+    name: str = option("", "the name in tables")
+    kind: str = option("jsonl", "where problems come from", choices=("chain_sum", "gsm_symbolic", "gsm8k", "jsonl"))
+    train: int = option(500, "training problems", low=1)
+    validation: int = option(200, "validation problems, the only ones that recipes may be chosen on", low=1)
+    test: int = option(300, "held-out problems, read by the evaluate stage alone", low=1)
+    levels: list[int] = option([], "difficulty levels to draw from, in equal parts; empty: all that the task has", low=1)
+    instruction: str = option("", "a line put after every question")
+    path: str = option("", "jsonl: the file; gsm8k: a directory with train.jsonl and test.jsonl; empty: the hub")
+    repo: str = option("", "gsm8k: the hub's data set")
+    revision: str = option("main", "gsm8k: the data set's commit, tag or branch")
+    max_prompt_length: int = option(256, "tokens; a longer prompt is left out and counted, never cut", low=1)
+    max_completion_length: int = option(32, "tokens that evaluation allows a completion", low=1)
+    extraction: str = option("flexible", "the headline accuracy's way to find the answer", choices=("strict", "flexible"))
+
+
+@dataclass
+class Rewards:
+    """The weight of each reward component; a component of weight 0 is not computed."""
+
+    correct: float = option(1.0, "1 if the last number of the completion is the answer")
+    format: float = option(0.0, "1 if the completion ends in `#### <number>`")
+    keywords: float = option(0.0, "the published study's: share of its reasoning words that occur (ignores the answer)")
+    digits: float = option(0.0, "the published study's: 1 if the completion holds a digit (ignores the answer)")
+    length: float = option(0.0, "the published study's: grows with length up to 50 words (ignores the answer)")
+
+
+@dataclass
+class Trainer:
+    """The optimisation, under the names that trl.GRPOConfig uses."""
+
+    learning_rate: float = option(1e-5, "AdamW's peak learning rate", low=0, high=1)
+    lr_scheduler_type: str = option("constant", "its course", choices=("constant", "linear", "cosine"))
+    warmup_steps: int = option(0, "updates of linear warm-up", low=0)
+    max_steps: int = option(10, "updates; -1: as many as num_train_epochs makes", low=-1)
+    num_train_epochs: float = option(1.0, "passes over the training problems, where max_steps is -1", low=0)
+    per_device_train_batch_size: int = option(32, "completions a micro-batch", low=1)
+    gradient_accumulation_steps: int = option(1, "micro-batches an update", low=1)
+    num_generations: int = option(8, "group size: completions of one prompt", low=2)
+    num_iterations: int = option(1, "updates on the same completions", low=1)
+    max_completion_length: int = option(16, "tokens", low=1)
+    temperature: float = option(1.0, "of sampling", low=1e-3, high=10)
+    top_p: float = option(1.0, "nucleus sampling; 1: off", low=1e-6, high=1)
+    top_k: int = option(0, "sample among the k likeliest tokens; 0: off", low=0)
+    min_p: float = option(0.0, "sample among tokens at least this likely relative to the likeliest; 0: off", low=0, high=1)
+    beta: float = option(0.0, "weight of the KL term to the reference policy", low=0)
+    epsilon: float = option(0.2, "lower clip range of the probability ratio", low=0, high=1)
+    epsilon_high: float = option(0.2, "upper clip range of the probability ratio", low=0)
+    loss_type: str = option("dapo", "TRL's loss", choices=("grpo", "dr_grpo", "dapo", "bnpo"))
+    scale_rewards: str = option("group", "what advantages are divided by", choices=("group", "batch", "none"))
+    mask_truncated_completions: bool = option(False, "leave clipped completions out of the loss")
+    max_grad_norm: float = option(1.0, "gradient clipping", low=0)
+    weight_decay: float = option(0.0, "AdamW's", low=0)
+    gradient_checkpointing: bool = option(False, "less memory for about a third more time")
+
+
+@dataclass
+class Hardware:
+    """How this CPU is used."""
+
+    precision: str = option("auto", "matrix products in; auto: bf16 where measured faster", choices=("auto", "fp32", "bf16"))
+    threads: int = option(0, "compute threads; 0: all usable cores", low=0)
+
+
+@dataclass
+class Variant:
+    """A named training recipe."""
+
+    name: str = option("", "the recipe's name")
+    description: str = option("", "its intent, in a sentence")
+    init_from: str = option("base", "the model it starts from: base, another variant's name, or a directory")
+    problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
+    levels: list[int] = option([], "train only on these difficulty levels; empty: all", low=1)
+    keep_prompt_tokens: int = option(0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0)
+    rewards: Rewards = field(default_factory=Rewards)
+    trainer: Trainer = field(default_factory=Trainer)
+    hardware: Hardware = field(default_factory=Hardware)
+
+
+@dataclass
+class Evaluation:
+    """How models are compared."""
+
+    models: list[str] = option(["base"], "what to evaluate: base, variants' names, or directories")
+    split: str = option("test", "which problems; validation for choosing recipes", choices=("validation", "test"))
+    limit: int = option(0, "only the first so many problems; 0: all", low=0)
+    batch_size: int = option(64, "completions decoded together", low=1)
+
+
+@dataclass
+class Tracking:
+    """MLflow."""
+
+    uri: str = option("sqlite:///mlflow.db", "where runs are recorded; a server's address works too")
+    experiment: str = option("cpu-grpo", "MLflow's experiment")
+    samples_every: int = option(5, "updates between two records of sample completions", low=1)
+
+
+@dataclass
+class Shared:
+    """What every stage reads."""
+
+    seed: int = option(42, "of data, sampling, initialisation and evaluation", low=0, high=2**31 - 1)
+    model: Model = field(default_factory=Model)
+    task: Task = field(default_factory=Task)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+@dataclass
+class Pipeline(Shared):
+    """conf/config.yaml, and so params.yaml: the whole DVC pipeline."""
+
+    variants: dict[str, Variant] = field(default_factory=dict)
+
+
+@dataclass
+class Train(Shared, Variant):
+    """conf/train.yaml: one variant, its keys at the top."""
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra, as `pipeline_schema` and `train_schema`."""
+    store = ConfigStore.instance()
+    store.store(name="pipeline_schema", node=Pipeline)
+    store.store(name="train_schema", node=Train)

@@ -1,0 +1,157 @@
+"""Greedy accuracy of a model on held-out problems, with intervals and a record of every problem."""
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from cpu_grpo.config.schema import Hardware, Shared
+from cpu_grpo.hardware import ResourceMonitor, plan
+from cpu_grpo.models import load_model
+from cpu_grpo.statistics import wilson
+from cpu_grpo.tasks.answers import flexible, same, strict
+from cpu_grpo.tasks.problems import Problem, of_split
+from cpu_grpo.tasks.prompts import prompt, prompt_ids
+
+
+@dataclass(frozen=True)
+class Result:
+    """One problem's outcome; `right` follows the task's headline extraction."""
+
+    id: str
+    difficulty: int
+    question: str
+    answer: str
+    prompt: str
+    completion: str
+    strict: str | None
+    flexible: str | None
+    strict_right: bool
+    flexible_right: bool
+    right: bool
+    tokens: int
+    clipped: bool
+
+
+def held_out(config: Shared, problems: list[Problem]) -> list[Problem]:
+    """The problems that the evaluation asks for."""
+    return of_split(problems, config.evaluation.split)[: config.evaluation.limit or None]
+
+
+def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> tuple[list[Result], dict[str, Any]]:
+    """Every problem's result, and the figures: accuracies with 95 % intervals, throughput, memory."""
+    with ResourceMonitor() as monitor:
+        hardware = plan(Hardware())
+        begin = time.perf_counter()
+        dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+        model, tokenizer = load_model(directory, dtype)
+        load_seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        results = answer_all(config, model, tokenizer, problems)
+        seconds = time.perf_counter() - begin
+    figures = accuracies(results, config.task.extraction) | {
+        "clipped_share": sum(result.clipped for result in results) / len(results),
+        "completions_per_second": len(results) / seconds,
+        "tokens_per_second": sum(result.tokens for result in results) / seconds,
+        "peak_rss_bytes": monitor.peak_rss,
+        "cpu_use": monitor.cpu_use,
+        "load_seconds": load_seconds,
+        "wall_seconds": monitor.wall_seconds,
+        "precision": hardware.precision,
+        "threads": hardware.threads,
+    }
+    return results, figures
+
+
+def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
+    """Accuracy by each extraction with its Wilson interval; `accuracy` is the headline's."""
+    n = len(results)
+    figures: dict[str, Any] = {"extraction": extraction, "n": n}
+    for name, right in (
+        ("accuracy", [result.right for result in results]),
+        ("strict", [result.strict_right for result in results]),
+        ("flexible", [result.flexible_right for result in results]),
+    ):
+        interval = wilson(sum(right), n)
+        key = name if name == "accuracy" else f"{name}_accuracy"
+        figures |= {key: sum(right) / n, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return figures
+
+
+def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem]) -> list[Result]:
+    """Greedy completions of all problems, marked; in the problems' order."""
+    encoded = [prompt_ids(prompt(problem, config.task.instruction, tokenizer), tokenizer) for problem in problems]
+    # Prompts of like length are decoded together, so that little is padding.
+    order = sorted(range(len(problems)), key=lambda index: len(encoded[index]))
+    completions: dict[int, list[int]] = {}
+    limit = config.task.max_completion_length
+    with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(order), config.evaluation.batch_size):
+            batch = order[start : start + config.evaluation.batch_size]
+            for index, ids in zip(batch, greedy(model, tokenizer, [encoded[i] for i in batch], limit), strict=True):
+                completions[index] = ids
+            bar.update(len(batch))
+    ends = end_tokens(model, tokenizer)
+    return [
+        mark(problem, tokenizer.decode(encoded[index]), completions[index], tokenizer, ends, config.task.extraction)
+        for index, problem in enumerate(problems)
+    ]
+
+
+@torch.inference_mode()
+def greedy(model: Any, tokenizer: Any, prompts: list[list[int]], limit: int) -> list[list[int]]:
+    """Greedy completions (token ids, the end token included) of prompts decoded together."""
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])  # (B, P)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])  # (B, P)
+    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
+    ends = end_tokens(model, tokenizer)
+    return [until_end(row, ends) for row in out[:, width:].tolist()]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends a completion, the model's and the tokenizer's."""
+    declared = model.generation_config.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return {token for token in [*declared, tokenizer.eos_token_id] if token is not None}
+
+
+def until_end(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids up to and with the first end token."""
+    for place, token in enumerate(ids):
+        if token in ends:
+            return ids[: place + 1]
+    return ids
+
+
+def mark(
+    problem: Problem, asked: str, completion_ids: list[int], tokenizer: Any, ends: set[int], extraction: str
+) -> Result:
+    """The result of one completion."""
+    completion = tokenizer.decode(completion_ids, skip_special_tokens=True)
+    found = {"strict": strict(completion), "flexible": flexible(completion)}
+    right = {name: same(value, problem.answer) for name, value in found.items()}
+    return Result(
+        id=problem.id,
+        difficulty=problem.difficulty,
+        question=problem.question,
+        answer=problem.answer,
+        prompt=asked,
+        completion=completion,
+        strict=found["strict"],
+        flexible=found["flexible"],
+        strict_right=right["strict"],
+        flexible_right=right["flexible"],
+        right=right[extraction],
+        tokens=len(completion_ids),
+        clipped=not completion_ids or completion_ids[-1] not in ends,
+    )
+
+
+def rows(results: list[Result]) -> list[dict[str, Any]]:
+    return [asdict(result) for result in results]

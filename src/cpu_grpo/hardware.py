@@ -1,0 +1,106 @@
+"""What this CPU can do, measured, and what a run used of it."""
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import psutil
+import torch
+
+from cpu_grpo.config.schema import Hardware
+
+WORTH_IT = 1.3  # bf16 matrix products must be this much faster than fp32 before they are used
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run will use the CPU, and the measurement that decided it (GFLOP/s; 0 where nothing was measured)."""
+
+    precision: str
+    threads: int
+    fp32_rate: float
+    bf16_rate: float
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(psutil.Process().cpu_affinity())
+    except AttributeError:  # macOS has no affinity
+        return os.cpu_count() or 1
+
+
+def plan(config: Hardware) -> Plan:
+    """Decides threads and precision; sets torch's thread count."""
+    threads = config.threads or usable_cores()
+    torch.set_num_threads(threads)
+    if config.precision != "auto":
+        return Plan(config.precision, threads, 0.0, 0.0)
+    fp32, bf16 = gemm_rate(torch.float32), gemm_rate(torch.bfloat16)
+    return Plan("bf16" if bf16 > WORTH_IT * fp32 else "fp32", threads, fp32, bf16)
+
+
+def gemm_rate(dtype: torch.dtype, rows: int = 512, size: int = 1024) -> float:
+    """GFLOP/s of a (rows, size) x (size, size) product: the best of several, as others may be using the machine."""
+    x, w = torch.randn(rows, size).to(dtype), torch.randn(size, size).to(dtype)
+    best = float("inf")
+    deadline = time.perf_counter() + 0.5
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        best = min(best, time.perf_counter() - start)
+    return 2 * rows * size * size / best / 1e9
+
+
+class ResourceMonitor:
+    """Peak memory and CPU use of this process over a `with` block, on every operating system.
+
+    `peak_rss` is in bytes, sampled five times a second; `cpu_use` is CPU time over wall time times usable cores, 0 to 1.
+    """
+
+    def __enter__(self) -> "ResourceMonitor":
+        self._process = psutil.Process()
+        self._cores = usable_cores()
+        self.peak_rss = self._process.memory_info().rss
+        self._begin = (time.perf_counter(), self._cpu_seconds())
+        self._last = self._begin
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.rss()
+        self.wall_seconds = time.perf_counter() - self._begin[0]
+
+    @property
+    def cpu_use(self) -> float:
+        """Since the block began."""
+        return self._use(self._begin)
+
+    def cpu_use_since_last(self) -> float:
+        """Since this was last asked (the block's start at first)."""
+        use, self._last = self._use(self._last), (time.perf_counter(), self._cpu_seconds())
+        return use
+
+    def rss(self) -> int:
+        """Bytes of memory held now."""
+        now = self._process.memory_info().rss
+        self.peak_rss = max(self.peak_rss, now)
+        return now
+
+    def _use(self, since: tuple[float, float]) -> float:
+        wall = time.perf_counter() - since[0]
+        return (self._cpu_seconds() - since[1]) / (wall * self._cores) if wall > 0 else 0.0
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.2):
+            self.rss()

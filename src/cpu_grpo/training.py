@@ -1,0 +1,186 @@
+"""One variant's training: from a start model and problems to a trained model, its history and its figures."""
+
+import csv
+import io
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cpu_grpo.config.schema import Train
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import new_directory, sha256, write_json, write_jsonl, write_text
+from cpu_grpo.hardware import Plan, ResourceMonitor, plan
+from cpu_grpo.models import RECORD, load_model, model_record
+from cpu_grpo.progress import UpdateLog
+from cpu_grpo.rewards import reward_functions
+from cpu_grpo.tasks.problems import Problem, of_split
+from cpu_grpo.tasks.prompts import prompt, prompt_ids
+from cpu_grpo.tracking import Run
+from cpu_grpo.workspace import Layout
+
+
+@dataclass
+class Trained:
+    """What a training run leaves behind, besides the model directory."""
+
+    figures: dict[str, Any]
+    history: list[dict[str, float]]
+    samples: list[dict[str, Any]]
+
+
+def train_variant(config: Train, start: Path, problems: list[Problem], target: Path, run: Run) -> Trained:
+    """Trains `config`'s variant from the model in `start` and saves it to `target`, whole or not at all.
+
+    Raises:
+        UserError: too few problems for one update, or a start model that cannot be loaded.
+    """
+    from transformers import PrinterCallback, set_seed
+
+    from cpu_grpo.trainer import CPUGRPOTrainer
+
+    with ResourceMonitor() as monitor:
+        hardware = plan(config.hardware)
+        set_seed(config.seed)
+        begin = time.perf_counter()
+        model, tokenizer = load_model(start)
+        load_seconds = time.perf_counter() - begin
+        functions, weights = reward_functions(config.rewards)
+        log = UpdateLog(run, monitor, config.tracking.samples_every)
+        with new_directory(target) as directory:
+            trainer = CPUGRPOTrainer(
+                model=model,
+                reward_funcs=functions,
+                args=grpo_config(config, hardware, weights, directory),
+                train_dataset=training_set(config, problems, tokenizer),
+                processing_class=tokenizer,
+                callbacks=[log],
+            )
+            trainer.remove_callback(PrinterCallback)
+            log.watch(trainer)
+            begin = time.perf_counter()
+            trainer.train()
+            train_seconds = time.perf_counter() - begin
+            save(model, tokenizer, directory, config, start)
+    figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
+    return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+
+
+def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
+    """The training problems that the variant asks for."""
+    chosen = [p for p in of_split(problems, "train") if not config.levels or p.difficulty in config.levels]
+    chosen = chosen[: config.problems or None]
+    settings = config.trainer
+    prompts = settings.per_device_train_batch_size * settings.gradient_accumulation_steps // settings.num_generations
+    if len(chosen) < prompts:
+        raise UserError(
+            f"Variant {config.name} has {len(chosen)} training problems (levels {config.levels or 'all'}, problems "
+            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems or use smaller batches."
+        )
+    return chosen
+
+
+def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
+    """The variant's problems as the data set that TRL takes: columns prompt and answer."""
+    from datasets import Dataset
+
+    rows = []
+    for problem in chosen_problems(config, problems):
+        text = prompt(problem, config.task.instruction, tokenizer)
+        if config.keep_prompt_tokens:
+            text = tokenizer.decode(prompt_ids(text, tokenizer)[-config.keep_prompt_tokens :])
+        rows.append({"prompt": text, "answer": problem.answer})
+    return Dataset.from_list(rows)
+
+
+def grpo_config(config: Train, hardware: Plan, reward_weights: list[float], directory: Path) -> Any:
+    """Our trainer settings as TRL's own config."""
+    from trl import GRPOConfig
+
+    settings = asdict(config.trainer)
+    settings["min_p"] = settings["min_p"] or None
+    return GRPOConfig(
+        **settings,
+        output_dir=str(directory),
+        reward_weights=reward_weights,
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=hardware.precision == "bf16",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def save(model: Any, tokenizer: Any, directory: Path, config: Train, start: Path) -> None:
+    """Weights, tokenizer and source.json."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    record = {
+        "origin": f"variant {config.name} from {config.init_from}",
+        "revision": model_record(start).get("revision", ""),
+        "sha256": {path.name: sha256(path) for path in sorted(directory.iterdir()) if path.is_file()},
+    }
+    write_json(directory / RECORD, record)
+
+
+def summarise(
+    config: Train,
+    history: list[dict[str, float]],
+    monitor: ResourceMonitor,
+    hardware: Plan,
+    load_seconds: float,
+    train_seconds: float,
+) -> dict[str, Any]:
+    """A run's figures: the row of the variants table."""
+    completions = sum(row["completions"] for row in history)
+    tokens = sum(row["completions"] * row["completion_length"] for row in history)
+    third = max(1, len(history) // 3)
+    return {
+        "variant": config.name,
+        "description": config.description,
+        "init_from": config.init_from,
+        "updates": len(history),
+        "completions": int(completions),
+        "tokens": int(round(tokens)),
+        "wall_seconds": monitor.wall_seconds,
+        "load_seconds": load_seconds,
+        "train_seconds": train_seconds,
+        "completions_per_second": completions / train_seconds,
+        "tokens_per_second": tokens / train_seconds,
+        "peak_rss_bytes": monitor.peak_rss,
+        "cpu_use": monitor.cpu_use,
+        # Single updates are noisy: the first and last third of the run tell more.
+        "reward_first": _mean(history[:third], "reward"),
+        "reward_last": _mean(history[-third:], "reward"),
+        "no_spread_share": _mean(history, "no_spread_share"),
+        "clipped_share": _mean(history, "clipped_share"),
+        "precision": hardware.precision,
+        "threads": hardware.threads,
+        "fp32_gflops": hardware.fp32_rate,
+        "bf16_gflops": hardware.bf16_rate,
+        "seed": config.seed,
+    }
+
+
+def write_results(layout: Layout, trained: Trained) -> list[Path]:
+    """Writes figures, history and samples; returns the files."""
+    name = trained.figures["variant"]
+    figures, history = layout.training / f"{name}.json", layout.training / f"{name}.csv"
+    samples = layout.training / f"{name}.samples.jsonl"
+    write_json(figures, trained.figures)
+    columns = list(dict.fromkeys(key for row in trained.history for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(trained.history)
+    write_text(history, text.getvalue())
+    write_jsonl(samples, trained.samples)
+    return [figures, history, samples]
+
+
+def _mean(rows: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
