@@ -1,6 +1,5 @@
 """A model source (wheel, hub, gguf, path) becomes a local directory of safetensors, tokenizer and source.json."""
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -76,8 +75,8 @@ def load_model(directory: Path, dtype: Any = None) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_loadable(directory)
-    with _quiet_unless_terminal():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
+    hide_bars()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
     return model, AutoTokenizer.from_pretrained(directory)
 
 
@@ -151,8 +150,7 @@ def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
     from huggingface_hub import snapshot_download
 
     try:
-        with _quiet_unless_terminal():
-            snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=list(KEPT))
+        snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=list(KEPT))
     except Exception as error:  # hub, HTTP and file-system errors share no base class
         raise UserError(
             f"The hub model {config.repo} at revision {config.revision} could not be had ({type(error).__name__}): check "
@@ -184,10 +182,10 @@ def _dequantise(gguf: Path, directory: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hide_bars()
     try:
-        with _quiet_unless_terminal():
-            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:  # the reader raises whatever a broken file makes it stumble over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{gguf.name} cannot be read as a GGUF model ({reason}): it may be truncated; fetch it again.") from error
@@ -195,31 +193,16 @@ def _dequantise(gguf: Path, directory: Path) -> None:
     settings = loaded.config
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
-    with _quiet_unless_terminal():
-        plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-        plain.load_state_dict(loaded.state_dict())
-        plain.generation_config = loaded.generation_config
-        plain.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+    plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    plain.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
-@contextlib.contextmanager
-def _quiet_unless_terminal():
-    """Keeps transformers' and the hub's progress bars off where nobody watches."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def hide_bars() -> None:
+    """Turns transformers' progress bars off where nobody watches."""
     from transformers.utils import logging
 
-    if sys.stderr.isatty():
-        yield
-        return
-    hub_was_off = are_progress_bars_disabled()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-        if not hub_was_off:
-            enable_progress_bars()
-
-
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()

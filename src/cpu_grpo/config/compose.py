@@ -71,6 +71,7 @@ def launch(stage: Stage, config_name: str = "config") -> None:
     the current directory. Anything else is Hydra's grammar: the config comes from conf/ and outputs go to the job's own
     directory. `pipeline_id` is equal for the stages (or sweep jobs) that belong to one pipeline run.
     """
+    _set_environment()
     with sentences():
         if "--params" in sys.argv:
             _run_from_params(stage)
@@ -96,6 +97,15 @@ class sentences:
             raise SystemExit(1) from None
 
 
+def _set_environment() -> None:
+    """Defaults for the libraries that stages import later: no usage reports, and no progress bars where nobody watches."""
+    defaults = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
+    if not sys.stderr.isatty():
+        defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
 def _run_from_params(stage: Stage) -> None:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--params", type=Path, required=True, help="the composed configuration")
@@ -115,6 +125,7 @@ def _run_from_params(stage: Stage) -> None:
 def _run_hydra(stage: Stage, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; `sentences` words it
     schema = Train if config_name == "train" else Pipeline
+    sys.argv.append(f"hydra.job.name={stage.__name__}")  # else Hydra would name every job after this file
 
     @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     def run(composed: DictConfig) -> None:

@@ -1,0 +1,162 @@
+"""The report's plots, as SVG text. Figures are made without pyplot, so that no global state is touched."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cpu_grpo.report.findings import Row
+from cpu_grpo.report.results import Training
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b6b6b"
+WIDTH = 6.6  # inches; narrow enough to stay legible on a phone
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small plot of a column over the updates."""
+
+    title: str
+    label: str
+    steps: list[float]
+    values: list[float]
+    colour: str
+    bounds: tuple[float, float] | None = None
+
+
+def reward_svg(trainings: list[Training]) -> str:
+    """Reward over the updates, a panel a variant: recipes differ in their rewards, so the scales are their own."""
+    panels = [_panel(found, "reward", "mean reward (no unit)", BLUE) for found in trainings]
+    return _small_multiples([panel for panel in panels if panel.values])
+
+
+def spread_svg(trainings: list[Training]) -> str:
+    """What GRPO can learn from: the spread of rewards within groups, and the share of groups that have none."""
+    panels = []
+    for found in trainings:
+        panels.append(_panel(found, "reward_std", "std. of reward (no unit)", BLUE))
+        panels.append(
+            _panel(found, "no_spread_share", "groups without spread (%)", ORANGE, scale=100, bounds=(-4, 104))
+        )
+    return _small_multiples([panel for panel in panels if panel.values])
+
+
+def accuracy_svg(rows: list[Row]) -> str:
+    """A dot and its 95 % interval for each evaluated model; the dashed line is the base."""
+    found = [(row.name, row.evaluation) for row in rows if row.evaluation]
+    if not found:
+        return _empty("no model was evaluated")
+    figure = _figure(0.9 + 0.36 * len(found))
+    axes = figure.subplots()
+    for place, (name, evaluation) in enumerate(found):
+        low, middle, high = (100 * v for v in (evaluation.accuracy_low, evaluation.accuracy, evaluation.accuracy_high))
+        colour = GREY if name == "base" else BLUE
+        errors = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+        axes.errorbar(middle, place, xerr=errors, fmt="o", color=colour, capsize=3, markersize=6)
+        if name == "base":
+            axes.axvline(middle, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    _name_places(axes, [name for name, _ in found])
+    axes.set_xlabel("accuracy (% of held-out problems), with 95 % interval")
+    return _svg(figure)
+
+
+def throughput_svg(rows: list[Row]) -> str:
+    """How fast each variant trained."""
+    found = [(row.name, row.training) for row in rows if row.training]
+    if not found:
+        return _empty("no variant was trained")
+    figure = _figure(0.9 + 0.36 * len(found))
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [name for name, _ in found]
+    _bars(left, [training.completions_per_second for _, training in found], "completions/s in training", BLUE)
+    _bars(right, [training.tokens_per_second for _, training in found], "tokens/s in training", ORANGE)
+    _name_places(left, names)
+    right.tick_params(labelleft=False)
+    return _svg(figure)
+
+
+def _panel(
+    found: Training, column: str, label: str, colour: str, scale: float = 1, bounds: tuple[float, float] | None = None
+) -> Panel:
+    values = [scale * value for value in found.course.get(column, [])]
+    if all(math.isnan(value) for value in values):
+        values = []
+    steps = found.course.get("step") or [float(index + 1) for index in range(len(values))]
+    return Panel(found.variant, label, steps, values, colour, bounds)
+
+
+def _small_multiples(panels: list[Panel]) -> str:
+    if not panels:
+        return _empty("no training was recorded")
+    lines = math.ceil(len(panels) / 2)
+    figure = _figure(1.9 * lines)
+    grid = figure.subplots(lines, 2, squeeze=False).flatten()
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw(axes, panel)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return _svg(figure)
+
+
+def _draw(axes: "Axes", panel: Panel) -> None:
+    marker = "o" if len(panel.values) <= 40 else ""
+    axes.plot(panel.steps, panel.values, color=panel.colour, linewidth=1.4, marker=marker, markersize=2.5)
+    axes.set_title(_label(panel.title), fontsize=9, loc="left")
+    axes.set_xlabel("update (optimizer steps)", fontsize=8)
+    axes.set_ylabel(panel.label, fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if panel.bounds:
+        axes.set_ylim(*panel.bounds)
+
+
+def _bars(axes: "Axes", values: list[float | None], label: str, colour: str) -> None:
+    drawn = axes.barh(range(len(values)), [value or 0.0 for value in values], color=colour, height=0.6)
+    texts = [
+        "not recorded" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values
+    ]
+    axes.bar_label(drawn, texts, padding=3, fontsize=8)
+    axes.margins(x=0.22)
+    axes.set_xlabel(label)
+
+
+def _name_places(axes: "Axes", names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_ylabel("model")
+
+
+def _label(text: str) -> str:
+    """Matplotlib would read dollar signs as mathematics, and a long name would leave no room for the plot."""
+    return (text if len(text) <= 28 else "…" + text[-27:]).replace("$", r"\$")
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, max(1.4, height)), layout="constrained")
+
+
+def _empty(message: str) -> str:
+    figure = _figure(1.4)
+    figure.text(0.5, 0.5, f"not run: {message}", ha="center", va="center", color=GREY)
+    return _svg(figure)
+
+
+def _svg(figure: "Figure") -> str:
+    """The same figure gives the same bytes: fixed ids and no date."""
+    import matplotlib
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "cpu_grpo"}):
+        figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None})
+    return stream.getvalue()

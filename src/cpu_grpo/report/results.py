@@ -1,0 +1,157 @@
+"""The result files of the other stages, as types. A file that is missing is None, never a guess."""
+
+import csv
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cpu_grpo.config.schema import Pipeline
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import read_jsonl
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Training:
+    """results/train/<variant>.json, and the course of its figures over the updates from the CSV beside it."""
+
+    variant: str
+    updates: int | None = None
+    completions: int | None = None
+    tokens: int | None = None
+    wall_seconds: float | None = None
+    load_seconds: float | None = None
+    completions_per_second: float | None = None
+    tokens_per_second: float | None = None
+    peak_rss_bytes: float | None = None
+    cpu_use: float | None = None
+    reward_first: float | None = None
+    reward_last: float | None = None
+    precision: str | None = None
+    threads: int | None = None
+    seed: int | None = None
+    mlflow_run_id: str | None = None
+    course: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One problem as a model answered it: a row of results/evaluate/<model>.jsonl."""
+
+    id: str
+    question: str
+    answer: str
+    completion: str
+    right: bool
+    difficulty: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """results/evaluate/<model>.json and the rows beside it."""
+
+    model: str
+    split: str
+    extraction: str
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    strict_accuracy: float
+    strict_low: float
+    strict_high: float
+    flexible_accuracy: float
+    flexible_low: float
+    flexible_high: float
+    wall_seconds: float | None = None
+    mlflow_run_id: str | None = None
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from."""
+
+    source: dict[str, Any]
+    card: dict[str, Any]
+    trainings: dict[str, Training]
+    evaluations: dict[str, Evaluation]
+
+
+def read_results(root: Path, config: Pipeline) -> Results:
+    """What is there below `root` of the models that `config` compares.
+
+    Raises:
+        UserError: a file is damaged or lacks a field.
+    """
+    trainings = read_trainings(root / "results" / "train")
+    evaluations = read_evaluations(root / "results" / "evaluate")
+    return Results(
+        source=_read_json(root / "models" / "base" / "source.json") or {},
+        card=_read_json(root / "data" / "card.json") or {},
+        trainings={name: trainings[name] for name in config.variants if name in trainings},
+        evaluations={name: evaluations[name] for name in config.evaluation.models if name in evaluations},
+    )
+
+
+def read_trainings(directory: Path) -> dict[str, Training]:
+    """By variant. The name comes from inside the file: a file's own name may be shortened."""
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        course = _read_course(path.with_suffix(".csv"))
+        training = _record(Training, _read_json(path) or {}, path, course=course)
+        found[training.variant] = training
+    return found
+
+
+def read_evaluations(directory: Path) -> dict[str, Evaluation]:
+    """By model; one without its rows counts as not run, for nothing could be compared."""
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        rows = path.with_suffix(".jsonl")
+        if rows.is_file():
+            answers = [_record(Answer, row, rows) for row in read_jsonl(rows)]
+            evaluation = _record(Evaluation, _read_json(path) or {}, path, answers=answers)
+            found[evaluation.model] = evaluation
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): run the stage that writes it again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object: run the stage that writes it again.")
+    return value
+
+
+def _read_course(path: Path) -> dict[str, list[float]]:
+    """The numeric columns of a CSV; a cell that is no number becomes NaN, which plots leave out."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {}) if name}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
+def _record(kind: type[Record], row: dict[str, Any], where: Path, **more: Any) -> Record:
+    """`kind` from the keys it knows; other keys are left alone, so that stages may record more."""
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    try:
+        return kind(**{key: value for key, value in row.items() if key in known}, **more)
+    except TypeError as error:
+        raise UserError(f"{where} lacks a field ({error}): run the stage that writes it again.") from error

@@ -1,0 +1,140 @@
+"""The report's tables, once for every format."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cpu_grpo.report.findings import Row
+from cpu_grpo.report.results import Answer, Evaluation, Training
+from cpu_grpo.report.text import (
+    NOT_RUN,
+    NOTHING,
+    duration,
+    gigabytes,
+    interval_text,
+    markdown_inline,
+    number,
+    p_text,
+    percent,
+    points,
+)
+from cpu_grpo.statistics import wilson
+
+Cell = tuple[str, ...]  # the lines of a cell; the first is the important one
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+def variants_table(rows: list[Row]) -> Table:
+    """Every model with its accuracy, its gain over the base and what it cost."""
+    header = ["Model", "Accuracy", "Strict", "Flexible", "Gain over base (points)", "McNemar", "Updates"]
+    header += ["completions/s", "tokens/s", "Peak memory", "CPU use", "Load", "Wall time"]
+    body: list[list[Cell]] = [[(row.name,), *_accuracy_cells(row), *_training_cells(row)] for row in rows]
+    caption = (
+        "Accuracy on held-out problems (95 % intervals) and the cost of training. Throughput, memory, CPU use (of the "
+        "usable cores), load time and wall time are the training run's."
+    )
+    return Table(caption, header, body)
+
+
+def _accuracy_cells(row: Row) -> list[Cell]:
+    found = row.evaluation
+    if found is None:
+        return [(NOT_RUN,), (NOTHING,), (NOTHING,), (NOTHING,), (NOTHING,)]
+    cells: list[Cell] = [
+        (percent(found.accuracy), interval_text(found.accuracy_low, found.accuracy_high), f"n = {found.n}"),
+        (percent(found.strict_accuracy), interval_text(found.strict_low, found.strict_high)),
+        (percent(found.flexible_accuracy), interval_text(found.flexible_low, found.flexible_high)),
+    ]
+    if row.gain is None:
+        return [*cells, (NOTHING,), (NOTHING,)]
+    gain = (points(row.gain.difference), f"{points(row.gain.low)} to {points(row.gain.high)}")
+    return [*cells, gain, (p_text(row.gain.p_value), f"{row.gain.gained} mended, {row.gain.lost} broken")]
+
+
+def _training_cells(row: Row) -> list[Cell]:
+    if row.training is None:
+        return [(NOT_RUN if row.trainable else NOTHING,)] + [(NOTHING,)] * 6
+    found = row.training
+    return [(text,) for text in (number(found.updates, 0), *cost_texts(found))]
+
+
+def cost_texts(found: Training) -> list[str]:
+    """completions/s, tokens/s, peak memory, CPU use, load time, wall time."""
+    return [
+        number(found.completions_per_second, 2),
+        number(found.tokens_per_second),
+        gigabytes(found.peak_rss_bytes),
+        NOTHING if found.cpu_use is None else f"{100 * found.cpu_use:.0f} %",
+        duration(found.load_seconds),
+        duration(found.wall_seconds),
+    ]
+
+
+def difficulty_table(rows: list[Row]) -> Table:
+    """Accuracy at each difficulty level that occurs."""
+    evaluations = [row.evaluation for row in rows if row.evaluation]
+    levels = sorted({answer.difficulty for evaluation in evaluations for answer in evaluation.answers})
+    body: list[list[Cell]] = []
+    for row in rows:
+        cells = [_level_cell(row.evaluation, level) for level in levels] or [(NOT_RUN,)]
+        body.append([(row.name,), *cells])
+    header = ["Model", *(f"Level {level}" for level in levels)] if levels else ["Model", "Accuracy"]
+    return Table("Accuracy by the problems' difficulty (1 = easiest), with 95 % intervals.", header, body)
+
+
+def _level_cell(evaluation: Evaluation | None, level: int) -> Cell:
+    if evaluation is None:
+        return (NOT_RUN,)
+    answers: list[Answer] = [answer for answer in evaluation.answers if answer.difficulty == level]
+    if not answers:
+        return (NOTHING,)
+    right = sum(answer.right for answer in answers)
+    return (percent(right / len(answers)), interval_text(*wilson(right, len(answers))), f"{right} of {len(answers)}")
+
+
+def card_table(card: dict[str, Any]) -> Table:
+    """The data card, a column a split."""
+    splits: dict[str, dict[str, Any]] = card.get("splits", {})
+    lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("Problems", lambda split: _plain(split.get("problems"))),
+        ("By difficulty", lambda split: _levels(split.get("by_difficulty", {}))),
+        ("With a numeric answer", lambda split: _plain(split.get("numeric_answers"))),
+        ("Answers", lambda split: f"{_plain(split.get('answer_min'))} to {_plain(split.get('answer_max'))}"),
+        ("Prompt tokens, least / median / most", _prompt_tokens),
+    ]
+    body: list[list[Cell]] = [[(name,), *((tell(split),) for split in splits.values())] for name, tell in lines]
+    left_out = ", ".join(f"{value} {str(key).replace('_', ' ')}" for key, value in card.get("left_out", {}).items())
+    caption = f"Task {card.get('task', NOTHING)}. Left out: {left_out or 'nothing'}."
+    return Table(caption, ["", *splits], body if splits else [])
+
+
+def _prompt_tokens(split: dict[str, Any]) -> str:
+    return " / ".join(_plain(split.get(f"prompt_tokens_{which}")) for which in ("min", "median", "max"))
+
+
+def _levels(counts: dict[str, Any]) -> str:
+    return ", ".join(f"level {level}: {_plain(value)}" for level, value in counts.items()) or NOTHING
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < 1e6 else f"{value:.3g}"
+    return NOTHING if value is None else str(value)
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table with padded columns, which reads well as plain text too."""
+    lines = [[markdown_inline(text) for text in table.header]]
+    lines += [[markdown_inline("; ".join(cell)) for cell in row] for row in table.rows]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(table.header))]
+    padded = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([padded[0], rule, *padded[1:]])

@@ -1,0 +1,81 @@
+"""Numbers and hostile text as words."""
+
+import re
+import unicodedata
+
+from cpu_grpo.statistics import Paired
+
+NOTHING = "–"  # noqa: RUF001 - an en dash stands for "does not apply or was not recorded"
+NOT_RUN = "not run"
+SHOWN = 600  # characters of a completion
+REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.1f} %"
+
+
+def interval_text(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, signed; a true minus, and no sign for zero."""
+    rounded = round(100 * difference, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "\u2212")
+
+
+def gain_text(gain: Paired) -> str:
+    return f"{points(gain.difference)} points (95 % interval {points(gain.low)} to {points(gain.high)})"
+
+
+def p_text(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def count(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def gigabytes(size: float | None) -> str:
+    return NOTHING if size is None else f"{size / 1e9:.2f} GB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def visible(text: str, most: int = SHOWN) -> str:
+    """Text from a model or a data set, made safe to show: no control, reordering or broken characters, not too long."""
+    left_out = len(text) - most
+    text = text[:most].replace("\r\n", "\n")
+    shown = "".join("\ufffd" if _unprintable(character) else character for character in text)
+    return f"{shown} … ({left_out:,} more characters)" if left_out > 0 else shown
+
+
+def _unprintable(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return character in REORDERING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def markdown_inline(text: str) -> str:
+    """Text that stays text inside a Markdown table or paragraph: no new cell, line, tag, link, emphasis or code."""
+    flat = " ".join(visible(text).split())
+    escaped = re.sub(r"([\\|`*~])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+    return escaped.replace("](", "]\\(").replace("![", "!\\[")
+
+
+def markdown_block(text: str) -> str:
+    """A code block that its content cannot close."""
+    shown = visible(text)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return f"{fence}text\n{shown}\n{fence}"
