@@ -28,7 +28,7 @@ def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str)
     with start_run(config, f"evaluate {name}", "evaluate", pipeline_id, tags) as run:
         run.params(config)
         results, figures = evaluate_model(config, directory, problems)
-        figures = {"model": name, "split": config.evaluation.split} | figures | {"mlflow_run_id": run.run_id}
+        figures = {"model": model, "split": config.evaluation.split} | figures | {"mlflow_run_id": run.run_id}
         write_jsonl(layout.evaluation / f"{name}.jsonl", rows(results))
         write_json(layout.evaluation / f"{name}.json", figures)
         run.metrics({key: value for key, value in figures.items() if isinstance(value, float | int)}, 0)

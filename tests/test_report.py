@@ -73,9 +73,7 @@ def write_evaluation(root: Path, model: str, right: list[bool], file_name: str =
     for i, ok in enumerate(right):
         completion = HOSTILE if i % 2 else f"{model} says {i}"
         row = {"id": f"p{i}", "difficulty": 1 + i % 2, "question": f"What is {i} + 0?", "answer": str(i), "prompt": "x"}
-        rows.append(
-            row | {"completion": completion, "right": ok, "strict_right": ok, "flexible_right": ok, "tokens": 3}
-        )
+        rows.append(row | {"completion": completion, "right": ok, "strict_right": ok, "tokens": 3})
     # the files hold JSON escapes for what UTF-8 cannot say
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_text(path.with_suffix(".jsonl"), text)
@@ -91,7 +89,14 @@ def write_training(root: Path, variant: str) -> None:
         "load_seconds": 2.5,
     }
     record |= {"completions_per_second": 12.34, "tokens_per_second": 234.5, "peak_rss_bytes": 1.5e9, "cpu_use": 0.91}
-    record |= {"reward_first": 0.1, "reward_last": 0.4, "precision": "fp32", "threads": 2, "seed": 42}
+    record |= {
+        "reward_first": 0.1,
+        "reward_last": 0.4,
+        "precision": "fp32",
+        "threads": 2,
+        "seed": 42,
+        "load_seconds": 2.5,
+    }
     write_json(root / f"results/train/{variant}.json", record | {"mlflow_run_id": f"train-{variant}", "new_key": 1})
     write_text(
         root / f"results/train/{variant}.csv",
@@ -134,6 +139,14 @@ def test_the_summary_says_who_gained_and_who_lost(root, config):
     assert "1 of 2 trained models has a gain whose interval excludes zero." in text
     assert "Worse than the base, by an interval that excludes zero: bad." in text
     assert "Training took 2.0 min in all for 192 completions, with at most 1.50 GB of memory." in text
+
+
+def test_a_long_summary_is_whole(root, config):
+    config.evaluation.models += [f"some/long/directory/number{i}" for i in range(60)]
+    write_report(root, config)
+    for name in ("report.md", "report.html"):
+        text = (root / "reports" / name).read_text()
+        assert "number59." in text and "Evaluation took" in text
 
 
 def test_the_summary_does_not_praise_a_loss(root, config):
@@ -262,7 +275,7 @@ def test_texts():
     assert points(0.0001) == points(-0.0001) == "0.0"
     assert (p_text(0.00001), p_text(0.25)) == ("p < 0.001", "p = 0.250")
     assert (duration(3.21), duration(600), duration(9000)) == ("3.2 s", "10.0 min", "2.5 h")
-    assert visible("x" * 700).endswith("… (100 more characters)")
+    assert visible("x" * 700, 600).endswith("… (100 more characters)")
     assert markdown_inline("a|b\n<i>![x](y)`") == "a\\|b &lt;i>!\\[x]\\(y)\\`"
     assert markdown_block("a\n````\nb").startswith("`````text\n")
 

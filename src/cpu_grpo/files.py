@@ -15,7 +15,7 @@ from cpu_grpo.errors import UserError
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """Yields an empty sibling of `target`; renames it to `target` (replacing it) when the block ends without an error."""
+    """Yields an empty sibling of `target`, renamed to `target` (replacing it) when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

@@ -57,7 +57,7 @@ def gemm_rate(dtype: torch.dtype, rows: int = 512, size: int = 1024) -> float:
 class ResourceMonitor:
     """Peak memory and CPU use of this process over a `with` block, on every operating system.
 
-    `peak_rss` is in bytes, sampled five times a second; `cpu_use` is CPU time over wall time times usable cores, 0 to 1.
+    `peak_rss` is in bytes, sampled five times a second; `cpu_use` is CPU time over wall time times cores, 0 to 1.
     """
 
     def __enter__(self) -> "ResourceMonitor":

@@ -31,7 +31,7 @@ def completion_logps(
         autocast: a context for the forward pass, or None.
 
     Returns:
-        log-probs (B, T), differentiable, and entropies in nats (B, T), detached; both fp32. Values at padding mean nothing.
+        log-probs (B, T), differentiable, and entropies in nats (B, T), detached; both fp32, meaningless at padding.
     """
     prompts = input_ids.size(1) - completion_length
     completion_ids = input_ids[:, prompts:]  # (B, T)
@@ -49,7 +49,7 @@ def completion_logps(
 
 
 def shares_prompts(model: torch.nn.Module) -> bool:
-    """Whether a prompt's cached keys and values can serve all of its completions: plain full attention in every layer."""
+    """Whether a prompt's keys and values can serve all of its completions: plain full attention in every layer."""
     try:
         cache = DynamicCache(config=model.config)
     except Exception:  # a cache class of the model's own

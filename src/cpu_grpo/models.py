@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,8 +98,8 @@ def _weight_files(directory: Path) -> list[Path]:
         pickles = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
         if pickles:
             raise UserError(
-                f"{directory} has its weights as a pickle ({pickles[0]}), which can run code when opened: convert it to "
-                "safetensors first."
+                f"{directory} has its weights as a pickle ({pickles[0]}), which can run code when opened: convert it "
+                "to safetensors first."
             )
         raise UserError(f"{directory} has no *.safetensors: give a directory with a model's weights.")
     return paths
@@ -153,8 +152,8 @@ def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
         snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=list(KEPT))
     except Exception as error:  # hub, HTTP and file-system errors share no base class
         raise UserError(
-            f"The hub model {config.repo} at revision {config.revision} could not be had ({type(error).__name__}): check "
-            "model.repo, model.revision and the connection."
+            f"The hub model {config.repo} at revision {config.revision} could not be had ({type(error).__name__}): "
+            "check model.repo, model.revision and the connection."
         ) from error
     check_loadable(Path(snapshot))
     _copy_kept(Path(snapshot), directory)
@@ -172,8 +171,8 @@ def _check_file(path: Path, expected: str, what: str) -> None:
         raise UserError(f"There is no file {path}: correct {what}.")
     if expected and sha256(path) != expected:
         raise UserError(
-            f"{path.name} has SHA-256 {sha256(path)[:12]}... and not the expected {expected[:12]}...: it is truncated or "
-            "not the file that was meant, so fetch it again or correct model.sha256."
+            f"{path.name} has SHA-256 {sha256(path)[:12]}... and not the expected {expected[:12]}...: it is "
+            "truncated or not the file that was meant, so fetch it again or correct model.sha256."
         )
 
 
@@ -188,7 +187,9 @@ def _dequantise(gguf: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:  # the reader raises whatever a broken file makes it stumble over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{gguf.name} cannot be read as a GGUF model ({reason}): it may be truncated; fetch it again.") from error
+        raise UserError(
+            f"{gguf.name} cannot be read as a GGUF model ({reason}): it may be truncated; fetch it again."
+        ) from error
     # A model loaded from GGUF refuses to be saved until it forgets that it was quantised.
     settings = loaded.config
     if hasattr(settings, "quantization_config"):

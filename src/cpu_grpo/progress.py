@@ -63,10 +63,16 @@ class UpdateLog(TrainerCallback):
         self._clock = now
         self.history.append(row)
         self._run.metrics({key: value for key, value in row.items() if key != "step"}, state.global_step)
-        if state.global_step % self._samples_every in (0, 1 % self._samples_every) or state.global_step == state.max_steps:
+        if (
+            state.global_step % self._samples_every in (0, 1 % self._samples_every)
+            or state.global_step == state.max_steps
+        ):
             self.samples += self._sampled(state.global_step)
         self._warn("clipped_share", "of the completions were cut off at the token limit: raise max_completion_length")
-        self._warn("no_spread_share", "of the groups had no spread of reward: raise temperature or group size, or ease the task")
+        self._warn(
+            "no_spread_share",
+            "of the groups had no spread of reward: raise temperature or group size, or ease the task",
+        )
         self._bar.set_postfix(reward=f"{row['reward']:.2f}", refresh=False)
         self._bar.update()
 

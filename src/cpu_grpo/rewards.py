@@ -48,11 +48,12 @@ def length(completion: str, answer: str) -> float:
 
 
 COMPONENTS = {"correct": correct, "format": format, "keywords": keywords, "digits": digits, "length": length}
+ALWAYS_LOGGED = ("correct", "format")  # at weight 0 too: a reader wants to know what a reward left out
 
 
 def reward_functions(weights: Rewards) -> tuple[list[RewardFunction], list[float]]:
-    """TRL's `reward_funcs` and `reward_weights` for the components that have a weight."""
-    chosen = {name: weight for name, weight in asdict(weights).items() if weight}
+    """TRL's `reward_funcs` and `reward_weights`: the components with a weight, and those always logged."""
+    chosen = {name: weight for name, weight in asdict(weights).items() if weight or name in ALWAYS_LOGGED}
     return [_batched(name) for name in chosen], list(chosen.values())
 
 

@@ -122,18 +122,6 @@ def log_report(config: Pipeline, root: Path, pipeline_id: str, files: list[Path]
             run.metrics(numbers, 0)
 
 
-def dvc_pipeline_id() -> str:
-    """The `dvc repro` (or experiment) that this process belongs to; empty where there is none."""
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()
-        except psutil.Error:
-            continue
-        if any(Path(word).name in ("dvc", "dvc.exe") for word in words[:3]) or words[1:3] == ["-m", "dvc"]:
-            return f"dvc {socket.gethostname()} {process.pid} {process.create_time():.0f}"
-    return ""
-
-
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
@@ -197,7 +185,9 @@ def _fail_the_dead(client: Any, experiment: str) -> None:
     """Marks runs as FAILED whose process on this machine is gone without having said so (killed, or power lost)."""
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=200):
         tags = run.data.tags
-        if tags.get("host") == socket.gethostname() and not _alive(tags.get("pid", ""), tags.get("process_started", "")):
+        if tags.get("host") == socket.gethostname() and not _alive(
+            tags.get("pid", ""), tags.get("process_started", "")
+        ):
             client.set_terminated(run.info.run_id, "FAILED")
 
 
@@ -222,7 +212,9 @@ def git_commit() -> str:
     """The checkout's commit, with + behind it where files differ; `none` outside git."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "none"
     return head + ("+" if dirty.strip() else "")

@@ -1,6 +1,8 @@
 """CPUGRPOTrainer: trl.GRPOTrainer with its two slow seams replaced or measured, and nothing else it can avoid."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     Overridden: `_generate_single_turn` (timed, so that rollout throughput is logged) and
     `_get_per_token_logps_and_entropies` (each distinct prompt forwarded once; only completions projected). Text models
-    with plain full attention take the fast way; others, adapters, gradient checkpointing and entropy bonuses take TRL's own.
+    with plain full attention take the fast way; others, adapters, gradient checkpointing and entropy bonuses take
+    TRL's own.
     """
 
     rollout_seconds = 0.0  # spent generating since the trainer was made
@@ -28,9 +31,10 @@ class CPUGRPOTrainer(GRPOTrainer):
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         start = time.perf_counter()
-        completion_ids, logprobs = super()._generate_single_turn(
-            prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-        )
+        with weights_in(torch.bfloat16 if self.args.bf16 else None, self.model):
+            completion_ids, logprobs = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
         seconds = time.perf_counter() - start
         self.rollout_seconds += seconds
         mode = "train" if self.model.training else "eval"
@@ -78,3 +82,20 @@ class CPUGRPOTrainer(GRPOTrainer):
             and not hasattr(self.model, "peft_config")
             and shares_prompts(self.model)
         )
+
+
+@contextmanager
+def weights_in(dtype: torch.dtype | None, model: torch.nn.Module) -> Iterator[None]:
+    """Lets `model` hold its floating-point weights in `dtype` for the block; None leaves them alone.
+
+    Autocast rounds the weights anew at every decoding step, which reads and writes the whole model each time; this does
+    it once a rollout. The original tensors come back untouched, so the optimizer's master weights lose nothing.
+    """
+    originals = [(p, p.data) for p in model.parameters() if dtype and p.is_floating_point() and p.dtype != dtype]
+    try:
+        for parameter, data in originals:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in originals:
+            parameter.data = data

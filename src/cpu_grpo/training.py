@@ -145,7 +145,7 @@ def summarise(
         "init_from": config.init_from,
         "updates": len(history),
         "completions": int(completions),
-        "tokens": int(round(tokens)),
+        "tokens": round(tokens),
         "wall_seconds": monitor.wall_seconds,
         "load_seconds": load_seconds,
         "train_seconds": train_seconds,

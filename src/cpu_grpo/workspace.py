@@ -1,6 +1,6 @@
 """Where a stage finds its inputs and puts its outputs."""
 
-import shutil
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Layout:
 
 
 def base_model(config: Model) -> Path:
-    """The base model's directory: the pipeline's if it was made from this configuration, else the cache's, made at need."""
+    """The base model's directory: the pipeline's if made from this configuration, else the cache's, made at need."""
     wanted = fingerprint(asdict(config))
     pipelines_own = Layout(Path()).model("base")
     if model_record(pipelines_own).get("config") == wanted:
@@ -103,15 +103,7 @@ def load_problems(config: Shared) -> list[Problem]:
     return read_problems(problems_file(config))
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """A whole copy of a directory, or none."""
-    with new_directory(target) as directory:
-        shutil.copytree(source, directory, dirs_exist_ok=True)
-
-
 def _drawn_from(directory: Path) -> str:
-    import json
-
     card = directory / "card.json"
     return json.loads(card.read_text(encoding="utf-8")).get("config", "") if card.is_file() else ""
 

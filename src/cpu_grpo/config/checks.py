@@ -60,9 +60,9 @@ def _check_variant(variant: Variant | Train, prefix: str) -> None:
     batch = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
     if batch % trainer.num_generations:
         raise UserError(
-            f"{prefix}trainer.num_generations={trainer.num_generations} does not divide the batch of {batch} completions "
-            f"(per_device_train_batch_size {trainer.per_device_train_batch_size} x gradient_accumulation_steps "
-            f"{trainer.gradient_accumulation_steps}): make the batch a multiple of the group size."
+            f"{prefix}trainer.num_generations={trainer.num_generations} does not divide the batch of {batch} "
+            f"completions (per_device_train_batch_size {trainer.per_device_train_batch_size} x "
+            f"gradient_accumulation_steps {trainer.gradient_accumulation_steps}): make it a multiple of the group size."
         )
     if trainer.max_steps == 0:
         raise UserError(f"{prefix}trainer.max_steps=0 trains nothing: use 1 or more, or -1 to count in epochs.")
@@ -77,8 +77,10 @@ def _check_start(name: str, variant: Variant, variants: dict[str, Variant]) -> N
     while start != "base":
         if start not in variants:
             known = ", ".join(["base", *variants])
-            raise UserError(f"variants.{seen[-1]}.init_from={start} is not a variant of this pipeline: use one of {known}.")
+            raise UserError(
+                f"variants.{seen[-1]}.init_from={start} is no variant of this pipeline: use one of {known}."
+            )
         if start in seen:
-            raise UserError(f"variants.{seen[-1]}.init_from={start} closes a circle: start one of {', '.join(seen)} from base.")
+            raise UserError(f"variants.{seen[-1]}.init_from={start} closes a circle: start {name} from base.")
         seen.append(start)
         start = variants[start].init_from

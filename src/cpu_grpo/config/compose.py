@@ -5,6 +5,7 @@ import difflib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cpu_grpo.config.checks import check
+from cpu_grpo.config.invocation import pipeline_id, sweep_id
 from cpu_grpo.config.schema import Pipeline, Shared, Train, Variant
 from cpu_grpo.errors import UserError, explain
 
@@ -80,7 +82,7 @@ def launch(stage: Stage, config_name: str = "config") -> None:
 
 
 class sentences:
-    """A context that turns the user's mistakes into one line on stderr and exit code 1, and leaves our bugs their traceback."""
+    """A context that words the user's mistakes in one line with exit code 1, and leaves our bugs their traceback."""
 
     def __enter__(self) -> None:
         return None
@@ -98,12 +100,14 @@ class sentences:
 
 
 def _set_environment() -> None:
-    """Defaults for the libraries that stages import later: no usage reports, and no progress bars where nobody watches."""
+    """Defaults for libraries that stages import later: no usage reports, no progress bars where nobody watches."""
     defaults = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # TRL's and transformers' notices to each other about names that will change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
 
 
 def _run_from_params(stage: Stage) -> None:
@@ -117,9 +121,7 @@ def _run_from_params(stage: Stage) -> None:
         config = one_variant(config, arguments.variant)
     if arguments.model:
         config.evaluation.models = [arguments.model]
-    from cpu_grpo.tracking import dvc_pipeline_id
-
-    stage(config, Path(), dvc_pipeline_id())
+    stage(config, Path(), pipeline_id())
 
 
 def _run_hydra(stage: Stage, config_name: str) -> None:
@@ -137,11 +139,6 @@ def _run_hydra(stage: Stage, config_name: str) -> None:
     run()
 
 
-def sweep_id(directory: Path) -> str:
-    """The pipeline id that the jobs of one multirun share."""
-    return f"sweep {directory.absolute().as_posix()}"
-
-
 def _one_sentence(error: BaseException) -> str:
     """Hydra's and OmegaConf's several lines as one sentence with the nearest right key."""
     text = f"{error}\n{error.__cause__ or ''}"  # Hydra keeps OmegaConf's reason in the cause
@@ -155,7 +152,9 @@ def _one_sentence(error: BaseException) -> str:
         full = re.search(r"full_key: (\S+)", text)
         key = full.group(1) if full else unknown.group(1)
         near = difflib.get_close_matches(unknown.group(1), _all_keys(), n=1)
-        return f"{key} is not a configuration key" + (f": did you mean {near[0]}?" if near else "; see --cfg job for all.")
+        return f"{key} is not a configuration key" + (
+            f": did you mean {near[0]}?" if near else "; see --cfg job for all."
+        )
     lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     wrong = next((line for line in lines if line.startswith("Value ")), None)
     full = re.search(r"full_key: (\S+)", text)

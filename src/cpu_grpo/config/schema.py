@@ -45,19 +45,23 @@ class Task:
     train: int = option(500, "training problems", low=1)
     validation: int = option(200, "validation problems, the only ones that recipes may be chosen on", low=1)
     test: int = option(300, "held-out problems, read by the evaluate stage alone", low=1)
-    levels: list[int] = option([], "difficulty levels to draw from, in equal parts; empty: all that the task has", low=1)
+    levels: list[int] = option(
+        [], "difficulty levels to draw from, in equal parts; empty: all that the task has", low=1
+    )
     instruction: str = option("", "a line put after every question")
     path: str = option("", "jsonl: the file; gsm8k: a directory with train.jsonl and test.jsonl; empty: the hub")
     repo: str = option("", "gsm8k: the hub's data set")
     revision: str = option("main", "gsm8k: the data set's commit, tag or branch")
     max_prompt_length: int = option(256, "tokens; a longer prompt is left out and counted, never cut", low=1)
     max_completion_length: int = option(32, "tokens that evaluation allows a completion", low=1)
-    extraction: str = option("flexible", "the headline accuracy's way to find the answer", choices=("strict", "flexible"))
+    extraction: str = option(
+        "flexible", "the headline accuracy's way to find the answer", choices=("strict", "flexible")
+    )
 
 
 @dataclass
 class Rewards:
-    """The weight of each reward component; a component of weight 0 is not computed."""
+    """The weight of each reward component. `correct` and `format` are logged at weight 0 too."""
 
     correct: float = option(1.0, "1 if the last number of the completion is the answer")
     format: float = option(0.0, "1 if the completion ends in `#### <number>`")
@@ -83,7 +87,9 @@ class Trainer:
     temperature: float = option(1.0, "of sampling", low=1e-3, high=10)
     top_p: float = option(1.0, "nucleus sampling; 1: off", low=1e-6, high=1)
     top_k: int = option(0, "sample among the k likeliest tokens; 0: off", low=0)
-    min_p: float = option(0.0, "sample among tokens at least this likely relative to the likeliest; 0: off", low=0, high=1)
+    min_p: float = option(
+        0.0, "sample among tokens at least this likely relative to the likeliest; 0: off", low=0, high=1
+    )
     beta: float = option(0.0, "weight of the KL term to the reference policy", low=0)
     epsilon: float = option(0.2, "lower clip range of the probability ratio", low=0, high=1)
     epsilon_high: float = option(0.2, "upper clip range of the probability ratio", low=0)
@@ -99,7 +105,9 @@ class Trainer:
 class Hardware:
     """How this CPU is used."""
 
-    precision: str = option("auto", "matrix products in; auto: bf16 where measured faster", choices=("auto", "fp32", "bf16"))
+    precision: str = option(
+        "auto", "matrix products in; auto: bf16 where measured faster", choices=("auto", "fp32", "bf16")
+    )
     threads: int = option(0, "compute threads; 0: all usable cores", low=0)
 
 
@@ -112,7 +120,9 @@ class Variant:
     init_from: str = option("base", "the model it starts from: base, another variant's name, or a directory")
     problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
     levels: list[int] = option([], "train only on these difficulty levels; empty: all", low=1)
-    keep_prompt_tokens: int = option(0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0)
+    keep_prompt_tokens: int = option(
+        0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0
+    )
     rewards: Rewards = field(default_factory=Rewards)
     trainer: Trainer = field(default_factory=Trainer)
     hardware: Hardware = field(default_factory=Hardware)

@@ -94,7 +94,7 @@ def _small_multiples(panels: list[Panel]) -> str:
     if not panels:
         return _empty("no training was recorded")
     lines = math.ceil(len(panels) / 2)
-    figure = _figure(1.9 * lines)
+    figure = _figure(2.2 * lines)
     grid = figure.subplots(lines, 2, squeeze=False).flatten()
     for axes, panel in zip(grid, panels, strict=False):
         _draw(axes, panel)
@@ -107,8 +107,8 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     marker = "o" if len(panel.values) <= 40 else ""
     axes.plot(panel.steps, panel.values, color=panel.colour, linewidth=1.4, marker=marker, markersize=2.5)
     axes.set_title(_label(panel.title), fontsize=9, loc="left")
-    axes.set_xlabel("update (optimizer steps)", fontsize=8)
-    axes.set_ylabel(panel.label, fontsize=8)
+    axes.set_xlabel("update (optimizer steps)", fontsize=7.5)
+    axes.set_ylabel(panel.label, fontsize=7.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if panel.bounds:
         axes.set_ylim(*panel.bounds)

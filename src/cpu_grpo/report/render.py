@@ -17,7 +17,7 @@ from cpu_grpo.report.provenance import provenance_table
 from cpu_grpo.report.results import Results, read_results
 from cpu_grpo.report.summary import summary
 from cpu_grpo.report.tables import Table, card_table, difficulty_table, markdown, variants_table
-from cpu_grpo.report.text import markdown_block, markdown_inline, visible
+from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
 from cpu_grpo.statistics import RESAMPLES
 
 COLUMNS = ("model", "accuracy", "low", "high", "gain", "gain_low", "gain_high")
@@ -130,7 +130,7 @@ def to_html(page: Page) -> str:
     )
     environment.filters["visible"] = visible
     template = files("cpu_grpo.report").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page)
+    return environment.from_string(template).render(page=page, shown=SHOWN)
 
 
 def to_markdown(page: Page) -> str:

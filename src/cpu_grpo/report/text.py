@@ -53,11 +53,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def visible(text: str, most: int = SHOWN) -> str:
-    """Text from a model or a data set, made safe to show: no control, reordering or broken characters, not too long."""
-    left_out = len(text) - most
-    text = text[:most].replace("\r\n", "\n")
-    shown = "".join("\ufffd" if _unprintable(character) else character for character in text)
+def visible(text: str, most: int | None = None) -> str:
+    """Text from a model or a data set, made safe to show: no control, reordering or broken characters."""
+    text = text.replace("\r\n", "\n")
+    left_out = len(text) - most if most is not None else 0
+    shown = "".join("\ufffd" if _unprintable(character) else character for character in text[:most])
     return f"{shown} … ({left_out:,} more characters)" if left_out > 0 else shown
 
 
@@ -70,12 +70,13 @@ def _unprintable(character: str) -> bool:
 def markdown_inline(text: str) -> str:
     """Text that stays text inside a Markdown table or paragraph: no new cell, line, tag, link, emphasis or code."""
     flat = " ".join(visible(text).split())
-    escaped = re.sub(r"([\\|`*~])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+    no_tags = re.sub(r"<(?=\S)", "&lt;", flat.replace("&", "&amp;"))
+    escaped = re.sub(r"([\\|`*~])", r"\\\1", no_tags)
     return escaped.replace("](", "]\\(").replace("![", "!\\[")
 
 
 def markdown_block(text: str) -> str:
     """A code block that its content cannot close."""
-    shown = visible(text)
+    shown = visible(text, SHOWN)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"

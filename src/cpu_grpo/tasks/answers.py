@@ -26,10 +26,8 @@ def strict(completion: str) -> str | None:
 
 def flexible(completion: str) -> str | None:
     """The last number of the completion, as text; None without one."""
-    found = None
-    for found in _numbers(completion[-MAX_TEXT:]):
-        pass
-    return found
+    found = list(_numbers(completion[-MAX_TEXT:]))
+    return found[-1] if found else None
 
 
 EXTRACTORS = {"strict": strict, "flexible": flexible}
@@ -42,7 +40,7 @@ def number(text: str) -> Fraction | None:
 
 
 def same(extracted: str | None, reference: str) -> bool:
-    """Whether an extracted answer equals the reference: as numbers where both are, else as text without case and spaces."""
+    """Whether an extracted answer equals the reference: as numbers where both are, else as text."""
     if extracted is None:
         return False
     left, right = number(extracted), number(reference)

@@ -1,5 +1,6 @@
 """Where each kind of task gets its problems."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, read_jsonl
 from cpu_grpo.tasks.problems import Problem, problem_from_row
 
+CHUNK = 2000
 CHAIN_SUM_LEVELS = {1: (2, 1), 2: (3, 1), 3: (2, 2), 4: (3, 2)}  # level -> reasoning-gym's (terms, digits)
 
 
@@ -52,9 +54,9 @@ def solution_level(solution: str) -> int:
 def _reasoning_gym(name: str, seed: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import reasoning_gym
 
-    # reasoning-gym draws problem i from seed + i, so one long data set is an endless stream.
-    dataset = reasoning_gym.create_dataset(name, seed=seed, size=2**31, **options)
-    return (dataset[index] for index in range(2**31))
+    # reasoning-gym draws problem i from seed + i, so data sets that start CHUNK apart never overlap.
+    for start in itertools.count(0, CHUNK):
+        yield from reasoning_gym.create_dataset(name, seed=seed + start, size=CHUNK, **options)
 
 
 def gsm8k(task: Task) -> list[Problem]:

@@ -67,8 +67,8 @@ def _draw_generated(
         found = _distinct(stream, level, len(wanted), patience, seen, _fits(task, prompt_length), drawn)
         if len(found) < len(wanted):
             raise UserError(
-                f"Level {level} of {task.kind} has only {len(found)} distinct problems within task.max_prompt_length and "
-                f"the splits ask for {len(wanted)}: lower task.train, task.validation or task.test, or add levels."
+                f"Level {level} of {task.kind} has only {len(found)} distinct problems within task.max_prompt_length "
+                f"and the splits ask for {len(wanted)}: lower task.train, task.validation or task.test, or add levels."
             )
         drawn.problems += [replace(problem, split=split) for problem, split in zip(found, wanted, strict=True)]
 
@@ -82,7 +82,7 @@ def _distinct(
     fits: Callable[[Problem], bool],
     drawn: Drawn,
 ) -> list[Problem]:
-    """The stream's first `wanted` problems of the level that are new and fit; fewer when it goes on repeating itself."""
+    """The stream's first `wanted` new problems of the level that fit; fewer when it goes on repeating itself."""
     found: list[Problem] = []
     idle = 0
     for problem in stream:
@@ -104,7 +104,7 @@ def _distinct(
 
 
 def _draw_finite(task: Task, seed: int, prompt_length: PromptLength, drawn: Drawn) -> None:
-    """Fills the splits from a file or data set: problems marked with a split stay in it, the others go where they are needed."""
+    """Fills the splits from a file or data set: problems marked with a split stay there, others go where needed."""
     problems = sources.gsm8k(task) if task.kind == "gsm8k" else sources.jsonl(task)
     ids = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
     if ids:

@@ -1,0 +1,43 @@
+# Every target works from a fresh clone: it makes .venv and installs the pinned dependencies first.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := $(CURDIR)/.venv/Scripts
+else
+BIN := $(CURDIR)/.venv/bin
+endif
+READY := .venv/installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help repro test lint ui lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
+	"$(BIN)/dvc" repro
+
+test: $(READY) ## run the tests
+	"$(BIN)/python" -m pytest
+
+lint: $(READY) ## check style and the direction of imports
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/lint-imports"
+
+ui: $(READY) ## browse the runs at http://127.0.0.1:5000
+	"$(BIN)/mlflow" ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+lock: $(READY) ## pin the dependencies anew from pyproject.toml
+	"$(BIN)/python" -m pip install --quiet uv
+	"$(BIN)/uv" pip compile --universal --python-version 3.11 --extra dev --no-header --quiet --upgrade pyproject.toml -o requirements.lock
+
+clean: ## remove what the pipeline made, keeping its cache and the MLflow runs
+	rm -rf models data results reports cache outputs multirun
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "Python 3.11 or later is needed (TRL requires it), and $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	"$(BIN)/python" -m pip install --quiet --requirement requirements.lock
+	"$(BIN)/python" -m pip install --quiet --no-deps --editable .
+	@touch $(READY)

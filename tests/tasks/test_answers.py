@@ -1,0 +1,216 @@
+"""Extracting and comparing answers, against cases worked by hand."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpu_grpo.tasks.answers import EXTRACTORS, flexible, number, same, strict
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The answer is 12", "12"),
+        ("The answer is 12.", "12"),
+        ("12 apples.", "12"),
+        ("3 + 4 = 7", "7"),
+        ("5-3", "3"),  # a subtraction ends in 3, not in -3
+        ("5\u22123", "3"),
+        ("(5)-3", "3"),
+        ("x=-3", "-3"),
+        ("The answer is -5", "-5"),
+        ("The answer is \u22125", "-5"),
+        ("(-3)", "-3"),
+        ("+5", "5"),
+        ("1,234", "1234"),
+        ("12,345,678", "12345678"),
+        ("-1,234,567.89", "-1234567.89"),
+        ("1,234.", "1234"),
+        ("1,2,3", "3"),  # a list
+        ("1, 2, 3", "3"),
+        ("-1,2", "2"),
+        ("3.50", "3.5"),
+        ("0.5", "1/2"),
+        (".5", "1/2"),
+        ("-.5", "-1/2"),
+        ("3/4", "3/4"),
+        ("3/4.", "3/4"),
+        ("-3/4", "-3/4"),
+        ("1 / 2", "1/2"),
+        ("1,000/2 km", "500"),
+        ("$5", "5"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("$1,234.50", "1234.5"),
+        ("\u20ac7 or \u00a38", "8"),
+        ("50%", "50"),
+        ("60 km/h", "60"),
+        ("#### 5", "5"),
+        ("4 then\n\n8\n", "8"),
+    ],
+)
+def test_flexible_takes_the_last_number(text, value):
+    assert number(flexible(text)) == Fraction(value)
+
+
+@pytest.mark.parametrize("text", ["", "no number", "####", "- . , / $", "\u00bd", "minus", "\u0663"])
+def test_flexible_finds_nothing_where_there_is_no_number(text):
+    assert flexible(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("So it is 7.\n#### 12", "12"),
+        ("####12", "12"),
+        ("#### $18", "18"),
+        ("#### -1,234.50 dollars", "-1234.5"),
+        ("#### \u22125", "-5"),
+        ("#### 3/4", "3/4"),
+        ("#### 5.", "5"),
+        ("#### 5\nand 6 is no answer", "5"),
+        ("#### 5\n#### 6", "6"),  # the last mark counts
+    ],
+)
+def test_strict_takes_the_number_after_the_last_mark(text, value):
+    assert number(strict(text)) == Fraction(value)
+
+
+@pytest.mark.parametrize("text", ["", "12", "### 12", "####", "####   ", "12 ####", "####\n12", "#### 5\n#### none"])
+def test_strict_finds_nothing_without_a_number_behind_the_mark(text):
+    assert strict(text) is None
+
+
+def test_strict_and_flexible_differ_where_text_follows_the_mark():
+    text = "#### 5\nbecause 2 and 3"
+    assert (strict(text), flexible(text)) == ("5", "3")
+
+
+def test_extractors_are_called_as_the_configuration_calls_them():
+    assert EXTRACTORS["strict"]("1 #### 2\n3") == "2"
+    assert EXTRACTORS["flexible"]("1 #### 2\n3") == "3"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-1,234.50", "-2469/2"), ("$5", "5"), ("3/4", "3/4"), ("12 apples.", "12"), ("5-3", "5"), ("1/0", "1")],
+)
+def test_number_is_exact_and_the_first(text, value):
+    assert number(text) == Fraction(value)
+
+
+@pytest.mark.parametrize(
+    ("extracted", "reference"),
+    [
+        ("1234", "1,234"),
+        ("72.0", "72"),
+        ("0.5", "1/2"),
+        ("-0", "0"),
+        ("0.1", "1/10"),
+        ("007", "7"),
+        ("$18", "18 dollars"),
+        ("Paris", " paris. "),
+        ("New  York", "new york"),
+    ],
+)
+def test_same(extracted, reference):
+    assert same(extracted, reference)
+
+
+@pytest.mark.parametrize(
+    ("extracted", "reference"),
+    [
+        (None, "5"),
+        ("5", "-5"),
+        ("5", "5.0000000001"),
+        ("12345678901234567891", "12345678901234567892"),  # equal as floats
+        ("1/3", "0.3333333333333333"),
+        ("5", "five"),
+        ("Paris", "London"),
+    ],
+)
+def test_not_same(extracted, reference):
+    assert not same(extracted, reference)
+
+
+def test_a_number_of_forty_digits_counts_and_a_longer_one_does_not():
+    assert number(flexible("= " + "7" * 40)) == int("7" * 40)
+    assert flexible("= " + "7" * 41) is None
+    assert flexible("5 is not " + "7" * 5000) == "5"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("hostile", "last"),
+    [
+        ("9" * 10**6, None),
+        ("9," * 500_000, 9),
+        ("1," + "000," * 300_000, None),
+        ("-" * 10**6, None),
+        ("#" * 10**6, None),
+        ("9/" * 500_000 + "x 7", 7),
+        ("9" * 9_000 + "x" * 10**6, None),
+        ("9**" * 300_000 + "9", 9),
+        (" " * 10**6 + "4", 4),
+    ],
+)
+def test_a_hostile_megabyte_is_read_quickly_and_rightly(hostile, last):
+    found = flexible(hostile)
+    assert (None if found is None else number(found)) == last
+    assert strict(hostile) is None
+
+
+@pytest.mark.timeout(20)
+def test_an_answer_behind_a_megabyte_is_found():
+    text = "9" * 10**6 + "\n#### 42"
+    assert (strict(text), flexible(text)) == ("42", "42")
+
+
+def test_expressions_are_not_evaluated():
+    assert flexible("9**9**9") == "9"
+    assert flexible("__import__('os').getpid()") is None
+
+
+PREFIXES = st.sampled_from(["", "The answer is ", "= ", "#### ", "1 + 1 makes\n", "(", "so, "])
+SUFFIXES = st.sampled_from(["", ".", " apples", " apples.", "%", ")", " km/h", "\n", "!"])
+
+
+@given(st.integers(-(10**30), 10**30), PREFIXES, SUFFIXES)
+def test_any_integer_is_found_however_it_is_written(value, prefix, suffix):
+    for written in (f"{value}", f"{value:,}"):
+        assert same(flexible(prefix + written + suffix), str(value))
+
+
+@given(st.decimals(-(10**12), 10**12, places=3), PREFIXES, SUFFIXES)
+def test_any_decimal_is_found_however_it_is_written(value: Decimal, prefix, suffix):
+    for written in (f"{value:f}", f"{value:,f}"):
+        assert number(flexible(prefix + written + suffix)) == Fraction(value)
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(1, 10**9), SUFFIXES)
+def test_any_fraction_is_found(above, below, suffix):
+    assert number(flexible(f"It is {above}/{below}{suffix}")) == Fraction(above, below)
+
+
+WILD = st.text() | st.text(alphabet="0123456789,./-+\u2212$%# \nx")
+
+
+@given(WILD)
+def test_whatever_is_extracted_is_a_number(text):
+    for extract in (strict, flexible):
+        found = extract(text)
+        assert found is None or isinstance(number(found), Fraction)
+
+
+@given(WILD, WILD)
+def test_comparing_arbitrary_text_never_raises_and_is_symmetric(left, right):
+    assert same(left, right) == same(right, left)
+    assert same(left, left)
+
+
+@given(WILD)
+def test_strict_needs_the_mark(text):
+    assert strict(text.replace("#", "")) is None

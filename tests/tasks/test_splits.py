@@ -1,0 +1,432 @@
+"""Drawing the splits: reproducible, disjoint, within the prompt budget; mistakes in files are told with their line."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpu_grpo.config.schema import Task
+from cpu_grpo.errors import UserError
+from cpu_grpo.tasks.answers import same
+from cpu_grpo.tasks.problems import SPLITS, Problem, of_split, read_problems, write_problems
+from cpu_grpo.tasks.sources import solution_level
+from cpu_grpo.tasks.splits import Drawn, check_disjoint, draw
+
+GSM8K = Path(__file__).parents[2].parent / "shared" / "gsm8k"
+
+
+def words(problem: Problem) -> int:
+    return len(problem.question.split())
+
+
+def sums(**options: Any) -> Task:
+    return Task(**{"kind": "chain_sum", "train": 12, "validation": 6, "test": 9} | options)
+
+
+def question_texts(drawn: Drawn) -> list[str]:
+    return [problem.question for problem in drawn.problems]
+
+
+def assert_disjoint(problems: list[Problem]) -> None:
+    assert len({problem.id for problem in problems}) == len(problems)
+    assert len({" ".join(problem.question.casefold().split()) for problem in problems}) == len(problems)
+
+
+# Generated tasks
+
+
+def test_equal_seeds_draw_equal_problems():
+    assert draw(sums(), 1, words) == draw(sums(), 1, words)
+
+
+def test_the_global_random_state_has_no_say():
+    random.seed(1)
+    first = draw(sums(), 1, words)
+    random.seed(2)
+    assert draw(sums(), 1, words) == first
+
+
+@pytest.mark.parametrize("other", [2, 42, 43])
+def test_another_seed_draws_other_problems(other):
+    one, two = draw(sums(levels=[3]), 1, words), draw(sums(levels=[3]), other, words)
+    shared = set(question_texts(one)) & set(question_texts(two))
+    assert len(shared) < len(one.problems) / 2
+
+
+def test_splits_share_neither_ids_nor_questions():
+    drawn = draw(sums(train=60, validation=60, test=60, levels=[1]), 1, words)  # nearly all that level 1 has
+    assert len(drawn.problems) == 180
+    assert_disjoint(drawn.problems)
+    assert drawn.duplicates > 0
+
+
+def test_every_level_has_its_equal_share_of_every_split():
+    drawn = draw(sums(train=9, validation=6, test=7, levels=[1, 2, 3]), 1, words)
+    counts = Counter((problem.split, problem.difficulty) for problem in drawn.problems)
+    assert [counts["train", level] for level in (1, 2, 3)] == [3, 3, 3]
+    assert [counts["validation", level] for level in (1, 2, 3)] == [2, 2, 2]
+    assert [counts["test", level] for level in (1, 2, 3)] == [3, 2, 2]
+
+
+def test_without_levels_all_of_them_are_drawn():
+    assert {problem.difficulty for problem in draw(sums(), 1, words).problems} == {1, 2, 3, 4}
+
+
+def test_levels_are_what_they_say():
+    for level, terms, digits in ((1, 2, 1), (2, 3, 1), (3, 2, 2), (4, 3, 2)):
+        for problem in draw(sums(levels=[level]), 1, words).problems:
+            numbers = [word for word in problem.question.split() if word.isdigit()]
+            assert len(numbers) == terms
+            assert {len(number) for number in numbers} == {digits}
+
+
+def test_answers_are_right():
+    for problem in draw(sums(), 1, words).problems:
+        tokens = problem.question.replace("=", " ").split(":")[1].split()
+        total = int(tokens[0])
+        for sign, term in zip(tokens[1::2], tokens[2::2], strict=True):
+            total += int(term) if sign == "+" else -int(term)
+        assert same(problem.answer, str(total))
+
+
+def test_splits_come_in_order():
+    order = [problem.split for problem in draw(sums(), 1, words).problems]
+    assert order == ["train"] * 12 + ["validation"] * 6 + ["test"] * 9
+
+
+def test_too_long_prompts_are_left_out_and_counted():
+    def length(problem: Problem) -> int:
+        return 50 if "7" in problem.question else 5
+
+    drawn = draw(sums(max_prompt_length=49), 1, length)
+    assert len(drawn.problems) == 27
+    assert drawn.too_long > 0
+    assert not [question for question in question_texts(drawn) if "7" in question]
+    assert draw(sums(max_prompt_length=50), 1, length).too_long == 0
+
+
+def test_more_problems_than_a_level_has():
+    with pytest.raises(UserError) as caught:
+        draw(sums(train=300, levels=[1]), 1, words)
+    message = str(caught.value)
+    assert message.startswith("Level 1 of chain_sum")
+    assert "ask for 315" in message
+    assert "lower task.train, task.validation or task.test, or add levels" in message
+
+
+def test_no_prompt_within_the_budget():
+    with pytest.raises(UserError) as caught:
+        draw(sums(train=1, validation=1, test=1, max_prompt_length=2), 1, words)
+    assert "only 0 distinct problems within task.max_prompt_length" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["chain_sum", "gsm_symbolic"])
+def test_an_unknown_level(kind):
+    with pytest.raises(UserError) as caught:
+        draw(sums(kind=kind, levels=[9]), 1, words)
+    assert f"task.levels=9 is not a level of {kind}" in str(caught.value)
+    assert "use 1, 2, 3" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("solution", "level"),
+    [("It is 5.", 1), ("1+1 = 2. 2*3 = 6.", 1), ("a = 1, b = $2, c = -3", 2), ("= 1 = 2 = 3 = 4", 2), ("= 1" * 5, 3)],
+)
+def test_a_word_problems_level_is_the_number_of_its_equations(solution, level):
+    assert solution_level(solution) == level
+
+
+SYMBOLIC = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
+from cpu_grpo.config.schema import Task
+from cpu_grpo.tasks.splits import draw
+task = Task(kind="gsm_symbolic", train=6, validation=3, test=3)
+for problem in draw(task, 1, lambda problem: 1).problems:
+    print(problem.split, problem.difficulty)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(importlib.util.find_spec("resource") is None, reason="memory limits are POSIX's")
+def test_word_problems_are_drawn_in_little_memory():
+    # In a process with a limit, because a mistake here takes all the memory of the machine.
+    done = subprocess.run([sys.executable, "-c", SYMBOLIC], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    counts = Counter(done.stdout.splitlines())
+    assert [counts[f"train {level}"] for level in (1, 2, 3)] == [2, 2, 2]
+    assert [counts[f"validation {level}"] for level in (1, 2, 3)] == [1, 1, 1]
+    assert [counts[f"test {level}"] for level in (1, 2, 3)] == [1, 1, 1]
+
+
+# A user's own problems
+
+
+def row(question: str, answer: Any = "1", **fields: Any) -> dict[str, Any]:
+    return {"question": question, "answer": answer} | fields
+
+
+def jsonl(directory: Path, rows: list[Any], **options: Any) -> Task:
+    """A task over a file of `rows`, each a JSON object or a line of text."""
+    path = directory / "mine.jsonl"
+    lines = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return Task(**{"kind": "jsonl", "path": str(path), "train": 1, "validation": 1, "test": 1} | options)
+
+
+def complaint(task: Task) -> str:
+    with pytest.raises(UserError) as caught:
+        draw(task, 1, words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_jsonl_fills_the_splits_reproducibly(tmp_path):
+    task = jsonl(tmp_path, [row(f"question {i}", i) for i in range(30)], train=10, validation=5, test=7)
+    drawn = draw(task, 1, words)
+    assert [len(of_split(drawn.problems, split)) for split in SPLITS] == [10, 5, 7]
+    assert_disjoint(drawn.problems)
+    assert all(problem.question == f"question {problem.answer}" for problem in drawn.problems)
+    assert draw(task, 1, words) == drawn
+    assert draw(task, 2, words) != drawn
+
+
+def test_jsonl_default_ids_name_the_line(tmp_path):
+    drawn = draw(jsonl(tmp_path, [row("a"), "", row("b"), row("c")]), 1, words)
+    assert {problem.question: problem.id for problem in drawn.problems} == {"a": "mine:1", "b": "mine:3", "c": "mine:4"}
+
+
+def test_jsonl_explicit_splits_are_respected(tmp_path):
+    rows = [row(f"t{i}", split="test") for i in range(3)] + [row(f"v{i}", split="validation") for i in range(2)]
+    rows += [row(f"r{i}", split="train") for i in range(4)]
+    for seed in range(5):
+        drawn = draw(jsonl(tmp_path, rows, train=4, validation=2, test=3), seed, words)
+        assert {problem.question[0] for problem in of_split(drawn.problems, "train")} == {"r"}
+        assert {problem.question[0] for problem in of_split(drawn.problems, "validation")} == {"v"}
+        assert {problem.question[0] for problem in of_split(drawn.problems, "test")} == {"t"}
+
+
+def test_jsonl_unmarked_problems_fill_up_the_marked(tmp_path):
+    rows = [row("marked", split="test"), row("a"), row("b"), row("c")]
+    drawn = draw(jsonl(tmp_path, rows, test=2), 1, words)
+    assert "marked" in [problem.question for problem in of_split(drawn.problems, "test")]
+    assert len(of_split(drawn.problems, "test")) == 2
+
+
+def test_jsonl_does_not_take_test_problems_for_training(tmp_path):
+    rows = [row("only", split="train"), *(row(f"t{i}", split="test") for i in range(9)), row("v", split="validation")]
+    message = complaint(jsonl(tmp_path, rows, train=2))
+    assert "task.train=2 asks for more than the 1 " in message
+
+
+def test_jsonl_levels(tmp_path):
+    rows = [row(f"question {i}", difficulty=1 + i % 2) for i in range(10)]
+    drawn = draw(jsonl(tmp_path, rows, levels=[2]), 1, words)
+    assert {problem.difficulty for problem in drawn.problems} == {2}
+
+
+def test_jsonl_repeats_and_long_prompts_are_left_out_and_counted(tmp_path):
+    rows = [row("What is it?"), row(" what  IS it? "), row("b"), row("c"), row("much too long a question")]
+    drawn = draw(jsonl(tmp_path, rows, max_prompt_length=4), 1, words)
+    assert (drawn.duplicates, drawn.too_long) == (1, 1)
+    assert len(drawn.problems) == 3
+
+
+def test_jsonl_too_small(tmp_path):
+    rows = [row("a"), row("b"), row("b"), row("one two three"), row("c")]
+    message = complaint(jsonl(tmp_path, rows, train=2, test=4, max_prompt_length=2))
+    assert "task.test=4 asks for more than the 0 " in message
+    assert "of 5; 1 too long, 1 repeated" in message
+    assert "lower it or add problems" in message
+
+
+def test_jsonl_empty(tmp_path):
+    assert "task.train=1 asks for more than the 0 " in complaint(jsonl(tmp_path, [""]))
+
+
+def test_jsonl_ids_must_be_unique(tmp_path):
+    assert "'same'" in complaint(jsonl(tmp_path, [row("a", id="same"), row("b", id="same"), row("c")]))
+
+
+@pytest.mark.parametrize(
+    ("line", "words_of_message"),
+    [
+        ("{oops", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ({"answer": "1"}, 'no field "question"'),
+        ({"question": "a"}, 'no field "answer"'),
+        (row(5), '"question" is not text'),
+        (row(None), '"question" is not text'),
+        (row("x", ["1"]), '"answer" is neither text nor a number'),
+        (row("x", True), '"answer" is neither text nor a number'),
+        (row("x", None), '"answer" is neither text nor a number'),
+        (row("x", difficulty="hard"), '"difficulty" is not a whole number'),
+        (row("x", difficulty=True), '"difficulty" is not a whole number'),
+        (row("x", split="dev"), "\"split\" is 'dev': use one of train, validation, test"),
+        (row("x", split=["test"]), '"split" is'),
+        (row("  "), "empty question or answer"),
+        (row("x", ""), "empty question or answer"),
+    ],
+)
+def test_jsonl_mistakes_are_told_with_file_and_line(tmp_path, line, words_of_message):
+    message = complaint(jsonl(tmp_path, [row("fine"), "", line, row("fine too")]))
+    assert message.startswith(f"{tmp_path / 'mine.jsonl'}, line 3")
+    assert words_of_message in message
+
+
+def test_jsonl_missing_file(tmp_path):
+    message = complaint(Task(kind="jsonl", path=str(tmp_path / "none.jsonl")))
+    assert str(tmp_path / "none.jsonl") in message
+
+
+def test_jsonl_numbers_as_answers(tmp_path):
+    drawn = draw(jsonl(tmp_path, [row("a", 5), row("b", -2.5), row("c", "1/2")]), 1, words)
+    assert {problem.question: problem.answer for problem in drawn.problems} == {"a": "5", "b": "-2.5", "c": "1/2"}
+
+
+DISTINCT = st.lists(
+    st.text(min_size=1).filter(str.strip), min_size=3, max_size=12, unique_by=lambda t: " ".join(t.casefold().split())
+)
+
+
+@given(DISTINCT, st.booleans())
+def test_jsonl_any_text_passes_through_unchanged(texts, ascii):
+    with tempfile.TemporaryDirectory() as directory:
+        lines = [json.dumps(row(text, text), ensure_ascii=ascii) for text in texts]
+        task = jsonl(Path(directory), lines, train=len(texts) - 2)
+        drawn = draw(task, 1, words_or_one)
+        write_problems(Path(directory) / "problems.jsonl", drawn.problems)
+        reread = read_problems(Path(directory) / "problems.jsonl")
+    assert sorted(question_texts(drawn)) == sorted(texts)
+    assert all(problem.question == problem.answer for problem in drawn.problems)
+    assert_disjoint(drawn.problems)
+    assert reread == drawn.problems
+
+
+def words_or_one(problem: Problem) -> int:
+    return 1
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=3
+)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["question", "answer", "difficulty", "split", "id"]), JUNK), max_size=6)
+)
+def test_jsonl_any_objects_are_drawn_or_refused_in_one_sentence(rows):
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            drawn = draw(jsonl(Path(directory), [json.dumps(fields) for fields in rows]), 1, words_or_one)
+        except UserError as error:
+            assert "mine.jsonl, line" in str(error) or "task." in str(error) or "have the id" in str(error)
+        else:
+            assert_disjoint(drawn.problems)
+
+
+# GSM8K
+
+
+def gsm8k(directory: Path, **options: Any) -> Task:
+    """A task over six training and four test problems."""
+    for split, count in (("train", 6), ("test", 4)):
+        rows = [
+            {"question": f"{split} {i}?", "answer": f"It is <<1+{i}={1 + i}>>{1 + i}.\n#### {1 + i:,}"}
+            for i in range(count)
+        ]
+        lines = "".join(json.dumps(fields) + "\n" for fields in rows)
+        (directory / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    return Task(**{"kind": "gsm8k", "path": str(directory), "train": 3, "validation": 2, "test": 3} | options)
+
+
+def test_gsm8k_validation_is_cut_from_train_and_test_is_only_test(tmp_path):
+    for seed in range(5):
+        drawn = draw(gsm8k(tmp_path), seed, words)
+        origins = {split: {p.question.split()[0] for p in of_split(drawn.problems, split)} for split in SPLITS}
+        assert origins == {"train": {"train"}, "validation": {"train"}, "test": {"test"}}
+        assert [len(of_split(drawn.problems, split)) for split in SPLITS] == [3, 2, 3]
+        assert_disjoint(drawn.problems)
+
+
+def test_gsm8k_answer_is_what_follows_the_mark(tmp_path):
+    for problem in draw(gsm8k(tmp_path), 1, words).problems:
+        assert problem.answer == str(1 + int(problem.question.split()[1].rstrip("?")))
+        assert problem.difficulty == 1
+
+
+def test_gsm8k_level_is_the_number_of_calculations(tmp_path):
+    task = gsm8k(tmp_path, train=2, validation=1)
+    lines = [
+        row("none", "Just so.\n#### 1"),
+        row("one", "<<1+1=2>>2\n#### 2"),
+        row("three", "<<1+1=2>>2 <<2+1=3>>3 <<3+1=4>>4\n#### 4"),
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = {p.question: p.difficulty for p in draw(task, 1, words).problems if p.split != "test"}
+    assert found == {"none": 1, "one": 1, "three": 3}
+
+
+def test_gsm8k_does_not_fill_test_from_train(tmp_path):
+    message = complaint(gsm8k(tmp_path, train=1, validation=1, test=5))
+    assert "task.test=5 asks for more than the 4 " in message
+
+
+def test_gsm8k_without_room_for_validation(tmp_path):
+    message = complaint(gsm8k(tmp_path, train=5, validation=2))
+    assert "task.validation=2 asks for more than the 1 " in message
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (row("q", "It is 5"), "no #### before its number"),
+        ({"question": "q"}, 'no text field "answer"'),
+        (row("q", 5), 'no text field "answer"'),
+        (row(5, "#### 5"), 'no text field "question"'),
+    ],
+)
+def test_gsm8k_mistakes_are_told_with_file_and_problem(tmp_path, line, reason):
+    task = gsm8k(tmp_path)
+    with (tmp_path / "test.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+    message = complaint(task)
+    assert message.startswith(f"{tmp_path / 'test.jsonl'}, problem 5")
+    assert reason in message
+    assert "is this GSM8K?" in message
+
+
+def test_gsm8k_without_one_of_its_files(tmp_path):
+    task = gsm8k(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    assert str(tmp_path / "test.jsonl") in complaint(task)
+
+
+@pytest.mark.skipif(not (GSM8K / "train.jsonl").is_file(), reason="the real GSM8K is not beside this repository")
+def test_the_real_gsm8k():
+    task = Task(kind="gsm8k", path=str(GSM8K), train=500, validation=100, test=200)
+    drawn = draw(task, 1, words)
+    assert [len(of_split(drawn.problems, split)) for split in SPLITS] == [500, 100, 200]
+    assert_disjoint(drawn.problems)
+    assert {p.id.split(":")[1] for p in of_split(drawn.problems, "test")} == {"test"}
+    assert {p.id.split(":")[1] for p in drawn.problems if p.split != "test"} == {"train"}
+    assert all(any(character.isdigit() for character in p.answer) and "#" not in p.answer for p in drawn.problems)
+    assert {problem.difficulty for problem in drawn.problems} >= {1, 2, 3, 4, 5}
+
+
+def test_overlap_is_refused():
+    one = Problem("a", "Same text?", "1", split="train")
+    with pytest.raises(UserError, match="id 'a'"):
+        check_disjoint([one, Problem("a", "Other text?", "1", split="test")])
+    with pytest.raises(UserError, match="question 'same text\\?'"):
+        check_disjoint([one, Problem("b", " same  TEXT?", "1", split="test")])
+    check_disjoint([one, Problem("b", "Other text?", "1", split="test")])

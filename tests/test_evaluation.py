@@ -1,0 +1,78 @@
+"""Greedy evaluation against transformers' own generation, and the marking of completions."""
+
+import pytest
+import torch
+
+from cpu_grpo.config.schema import Evaluation, Shared, Task
+from cpu_grpo.evaluation import accuracies, answer_all, greedy, held_out, mark, until_end
+from cpu_grpo.statistics import wilson
+from cpu_grpo.tasks.problems import Problem
+
+
+@pytest.fixture
+def config():
+    return Shared(task=Task(name="t", max_completion_length=8), evaluation=Evaluation(batch_size=2))
+
+
+def problems():
+    return [Problem(f"p{i}", "1 + " * i + f"{i} =", str(i), split="test") for i in range(1, 6)]
+
+
+def test_batched_greedy_equals_one_at_a_time(tiny_model, tokenizer):
+    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
+    for prompt, found in zip(prompts, greedy(tiny_model, tokenizer, prompts, 8), strict=True):
+        alone = tiny_model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)[
+            0, len(prompt) :
+        ].tolist()
+        assert found == until_end(alone, {tokenizer.eos_token_id})
+
+
+def test_results_keep_the_order_of_the_problems(config, tiny_model, tokenizer):
+    results = answer_all(config, tiny_model, tokenizer, problems())
+    assert [result.id for result in results] == ["p1", "p2", "p3", "p4", "p5"]
+    assert all(problem.question in result.prompt for problem, result in zip(problems(), results, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible", "clipped"),
+    [
+        ("2 + 5 is 7\n#### 7<|im_end|>", True, True, False),
+        ("the answer is 7<|im_end|>", False, True, False),
+        ("#### 7 of 9 apples<|im_end|>", True, False, False),
+        ("7", False, True, True),
+        ("", False, False, True),
+    ],
+)
+def test_marking(tiny_model, tokenizer, text, strict, flexible, clipped):
+    ids = tokenizer(text)["input_ids"]
+    for headline in ("strict", "flexible"):
+        result = mark(Problem("p", "2 + 5 =", "7"), "asked", ids, tokenizer, {tokenizer.eos_token_id}, headline)
+        assert (result.strict_right, result.flexible_right, result.clipped) == (strict, flexible, clipped)
+        assert result.right == (strict if headline == "strict" else flexible)
+        assert "<|im_end|>" not in result.completion
+
+
+def test_accuracies_count_each_extraction(tokenizer):
+    ends = {tokenizer.eos_token_id}
+    texts = ["#### 7", "7", "8", "#### 7 of 9"]
+    results = [
+        mark(Problem(str(i), "q", "7"), "", tokenizer(text)["input_ids"], tokenizer, ends, "strict")
+        for i, text in enumerate(texts)
+    ]
+    figures = accuracies(results, "strict")
+    assert (figures["n"], figures["accuracy"], figures["strict_accuracy"], figures["flexible_accuracy"]) == (
+        4,
+        0.5,
+        0.5,
+        0.5,
+    )
+    assert (figures["accuracy_low"], figures["accuracy_high"]) == tuple(wilson(2, 4))
+
+
+def test_only_the_asked_split_is_read(config):
+    mixed = [Problem("a", "q1", "1", split="train"), *problems(), Problem("b", "q2", "1", split="validation")]
+    assert [p.id for p in held_out(config, mixed)] == ["p1", "p2", "p3", "p4", "p5"]
+    config.evaluation.limit = 2
+    assert [p.id for p in held_out(config, mixed)] == ["p1", "p2"]
+    config.evaluation.split = "validation"
+    assert [p.id for p in held_out(config, mixed)] == ["b"]
