@@ -231,3 +231,25 @@ def refused(done, sentence):
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and sentence in told[0], done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(workspace, tiny_directory, monkeypatch, capsys):
+    import errno
+
+    from cpu_grpo import models
+    from cpu_grpo import workspace as places
+    from cpu_grpo.config import launch
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    def stage(config, root, pipeline_id):
+        models.prepare_model(config.model, places.Layout(Path()).model("base"))
+
+    monkeypatch.setattr(models.shutil, "copyfile", full)
+    monkeypatch.setattr(sys, "argv", ["model.py", "model=path", f"model.path={tiny_directory}"])
+    with pytest.raises(SystemExit) as stopped:
+        launch(stage)
+    assert stopped.value.code == 1
+    assert "error: No space is left on the disk while writing" in capsys.readouterr().err
+    assert list((workspace / "models").iterdir()) == []

@@ -64,7 +64,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is not JSON ({error}): mend or remove that line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is not a JSON object but {type(row).__name__}: mend that line.")

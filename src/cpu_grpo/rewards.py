@@ -17,7 +17,7 @@ RewardFunction = Callable[..., list[float]]
 
 KEYWORDS = ("first", "then", "next", "because", "therefore", "so", "step", "total", "answer", "calculate")
 LENGTH_FULL = 50  # words that earn the whole length reward
-_FORMAT = re.compile(r"####[ \t]*[-+\u2212]?[$€£]?[\d,]*\.?\d+\.?\s*\Z", re.ASCII)
+_FORMAT = re.compile(r"####[ \t]*[-+\u2212]?[$€£]?(?:[\d,]*(?<=\d)|[\d,]*\.\d+)(?: ?/ ?\d+)?%?\.?\s*\Z", re.ASCII)
 
 
 def correct(completion: str, answer: str) -> float:

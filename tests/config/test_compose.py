@@ -203,7 +203,6 @@ def test_an_unknown_key_like_no_other_is_named_too():
         ("seed", 1.5),
         ("seed", None),
         ("task.levels", ["easy"]),
-        ("task.levels", "easy"),
         ("model", 5),
         ("model.name", ["a"]),
         ("variants.stage1.trainer.learning_rate", "fast"),
@@ -212,7 +211,7 @@ def test_an_unknown_key_like_no_other_is_named_too():
 )
 def test_a_wrong_type_is_told_with_its_key_and_value(key, value):
     message = complaint(key, value)
-    assert key in message
+    assert message.startswith(key)
     assert (value[0] if isinstance(value, list) else str(value)) in message
 
 

@@ -275,6 +275,10 @@ def test_jsonl_ids_must_be_unique(tmp_path):
         (row("x", split=["test"]), '"split" is'),
         (row("  "), "empty question or answer"),
         (row("x", ""), "empty question or answer"),
+        (row("x", "Paris"), "\"answer\" is 'Paris', and answers are compared as numbers: give a number."),
+        (row("x", "B2"), "\"answer\" is 'B2'"),
+        ('{"question": "x \\ud800", "answer": "1"}', "half a character"),
+        (row("x", difficulty=-1), '"difficulty" is not a whole number from 1'),
     ],
 )
 def test_jsonl_mistakes_are_told_with_file_and_line(tmp_path, line, words_of_message):
@@ -301,13 +305,13 @@ DISTINCT = st.lists(
 @given(DISTINCT, st.booleans())
 def test_jsonl_any_text_passes_through_unchanged(texts, ascii):
     with tempfile.TemporaryDirectory() as directory:
-        lines = [json.dumps(row(text, text), ensure_ascii=ascii) for text in texts]
+        lines = [json.dumps(row(text, str(len(text))), ensure_ascii=ascii) for text in texts]
         task = jsonl(Path(directory), lines, train=len(texts) - 2)
         drawn = draw(task, 1, words_or_one)
         write_problems(Path(directory) / "problems.jsonl", drawn.problems)
         reread = read_problems(Path(directory) / "problems.jsonl")
     assert sorted(question_texts(drawn)) == sorted(texts)
-    assert all(problem.question == problem.answer for problem in drawn.problems)
+    assert all(str(len(problem.question)) == problem.answer for problem in drawn.problems)
     assert_disjoint(drawn.problems)
     assert reread == drawn.problems
 

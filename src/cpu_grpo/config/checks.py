@@ -15,6 +15,10 @@ def check(config: Pipeline | Train) -> None:
         for name, variant in config.variants.items():
             _check_variant(variant, f"variants.{name}.")
             _check_start(name, variant, config.variants)
+            if variant.name not in ("", name):
+                raise UserError(f"variants.{name}.name={variant.name} differs from its key: use {name} for both.")
+        if not config.evaluation.models:
+            raise UserError("evaluation.models is empty, so there is nothing to compare: name base or a variant.")
         known = {"base", *config.variants}
         unknown = [name for name in config.evaluation.models if name not in known and "/" not in name]
         if unknown:
@@ -51,7 +55,7 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
 
 
 def _check_task(task: Task) -> None:
-    if task.kind == "jsonl" and not task.path:
+    if task.kind == "jsonl" and task.path in ("", "???"):
         raise UserError("task.path is empty: name the JSONL file with your problems, task.path=FILE.")
 
 

@@ -1,6 +1,7 @@
 """How a configuration is read: from conf/ through Hydra, or from params.yaml as DVC passes it."""
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
@@ -33,6 +34,10 @@ def typed(composed: DictConfig, schema: type) -> Any:
     Raises:
         UserError: an unknown key, a value of the wrong type or one out of bounds.
     """
+    for item in dataclasses.fields(schema):
+        value = composed.get(item.name)
+        if dataclasses.is_dataclass(item.type) and value is not None and not OmegaConf.is_dict(value):
+            raise UserError(f"{item.name}={value} is not a group of keys: use {item.name}.NAME=VALUE.")
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
     except OmegaConfBaseException as error:
@@ -63,7 +68,7 @@ def one_variant(pipeline: Pipeline, name: str) -> Train:
     variant: Variant = pipeline.variants[name]
     shared = {key: getattr(pipeline, key) for key in SHARED_KEYS}
     own = {key: getattr(variant, key) for key in Variant.__dataclass_fields__}
-    return Train(**shared, **own)
+    return Train(**shared, **own | {"name": name})
 
 
 def launch(stage: Stage, config_name: str = "config") -> None:
@@ -158,7 +163,8 @@ def _one_sentence(error: BaseException) -> str:
     lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     wrong = next((line for line in lines if line.startswith("Value ")), None)
     full = re.search(r"full_key: (\S+)", text)
-    return f"{full.group(1)}: {wrong}." if full and wrong else f"{lines[0]}."
+    key = full.group(1) if full else getattr(error, "full_key", None)
+    return f"{key}: {wrong or lines[0]}." if key and key not in lines[0] else f"{lines[0]}."
 
 
 def _all_keys() -> list[str]:

@@ -63,11 +63,17 @@ class Task:
 class Rewards:
     """The weight of each reward component. `correct` and `format` are logged at weight 0 too."""
 
-    correct: float = option(1.0, "1 if the last number of the completion is the answer")
-    format: float = option(0.0, "1 if the completion ends in `#### <number>`")
-    keywords: float = option(0.0, "the published study's: share of its reasoning words that occur (ignores the answer)")
-    digits: float = option(0.0, "the published study's: 1 if the completion holds a digit (ignores the answer)")
-    length: float = option(0.0, "the published study's: grows with length up to 50 words (ignores the answer)")
+    correct: float = option(1.0, "1 if the last number of the completion is the answer", low=0, high=1000)
+    format: float = option(0.0, "1 if the completion ends in `#### <number>`", low=0, high=1000)
+    keywords: float = option(
+        0.0, "the published study's: share of its reasoning words that occur (ignores the answer)", low=0, high=1000
+    )
+    digits: float = option(
+        0.0, "the published study's: 1 if the completion holds a digit (ignores the answer)", low=0, high=1000
+    )
+    length: float = option(
+        0.0, "the published study's: grows with length up to 50 words (ignores the answer)", low=0, high=1000
+    )
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Trainer:
     lr_scheduler_type: str = option("constant", "its course", choices=("constant", "linear", "cosine"))
     warmup_steps: int = option(0, "updates of linear warm-up", low=0)
     max_steps: int = option(10, "updates; -1: as many as num_train_epochs makes", low=-1)
-    num_train_epochs: float = option(1.0, "passes over the training problems, where max_steps is -1", low=0)
+    num_train_epochs: float = option(1.0, "passes over the training problems, where max_steps is -1", low=1e-6)
     per_device_train_batch_size: int = option(32, "completions a micro-batch", low=1)
     gradient_accumulation_steps: int = option(1, "micro-batches an update", low=1)
     num_generations: int = option(8, "group size: completions of one prompt", low=2)
@@ -90,7 +96,7 @@ class Trainer:
     min_p: float = option(
         0.0, "sample among tokens at least this likely relative to the likeliest; 0: off", low=0, high=1
     )
-    beta: float = option(0.0, "weight of the KL term to the reference policy", low=0)
+    beta: float = option(0.0, "weight of the KL term to the reference policy", low=0, high=100)
     epsilon: float = option(0.2, "lower clip range of the probability ratio", low=0, high=1)
     epsilon_high: float = option(0.2, "upper clip range of the probability ratio", low=0)
     loss_type: str = option("dapo", "TRL's loss", choices=("grpo", "dr_grpo", "dapo", "bnpo"))
@@ -117,7 +123,9 @@ class Variant:
 
     name: str = option("", "the recipe's name")
     description: str = option("", "its intent, in a sentence")
-    init_from: str = option("base", "the model it starts from: base, another variant's name, or a directory")
+    init_from: str = option(
+        "base", "the model it starts from: base, another variant's name or, outside the pipeline, a directory"
+    )
     problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
     levels: list[int] = option([], "train only on these difficulty levels; empty: all", low=1)
     keep_prompt_tokens: int = option(

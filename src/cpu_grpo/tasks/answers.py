@@ -14,7 +14,8 @@ MAX_TEXT = 20_000  # characters of a completion that are read, from its end
 # [sign][currency]digits with commas[.decimals][/denominator]; a sign right behind a digit, letter or bracket is a minus
 # between two numbers, not a sign.
 _NUMBER = re.compile(r"((?<![\w)])[-\u2212+])?[$€£]?((?:\d[\d,]*)?(?:\.?\d+))( ?/ ?\d+)?", re.ASCII)
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+", re.ASCII)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+", re.ASCII)
+_LEADING = re.compile(r"\s*[-\u2212+]?[$€£]?[-\u2212+]?\.?\d", re.ASCII)
 _MARK = re.compile(r"####[ \t]*([^\n]*)")
 
 
@@ -39,13 +40,17 @@ def number(text: str) -> Fraction | None:
     return None if found is None else Fraction(found)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number, perhaps with a unit behind it: `$5`, `12 apples`, but not `B2`."""
+    return bool(_LEADING.match(text)) and number(text) is not None
+
+
 def same(extracted: str | None, reference: str) -> bool:
     """Whether an extracted answer equals the reference: as numbers where both are, else as text."""
     if extracted is None:
         return False
-    left, right = number(extracted), number(reference)
-    if left is not None and right is not None:
-        return left == right
+    if is_number(extracted) and is_number(reference):
+        return number(extracted) == number(reference)
     return _plain(extracted) == _plain(reference)
 
 

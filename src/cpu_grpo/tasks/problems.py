@@ -6,6 +6,7 @@ from typing import Any
 
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import read_jsonl, write_jsonl
+from cpu_grpo.tasks.answers import is_number
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,9 +43,15 @@ def problem_from_row(row: dict[str, Any], where: str, default_id: str) -> Proble
         raise UserError(f'{where}: "question" is not text: put it in quotes.')
     if not isinstance(answer, str | int | float) or isinstance(answer, bool):
         raise UserError(f'{where}: "answer" is neither text nor a number: mend it.')
+    if str(answer).strip() and not is_number(str(answer)):
+        raise UserError(
+            f'{where}: "answer" is {str(answer)[:40]!r}, and answers are compared as numbers: give a number.'
+        )
+    if any("\ud800" <= character <= "\udfff" for character in question + str(answer)):
+        raise UserError(f"{where} holds half a character (a lone surrogate): mend that text.")
     difficulty = row.get("difficulty", 1)
-    if not isinstance(difficulty, int) or isinstance(difficulty, bool):
-        raise UserError(f'{where}: "difficulty" is not a whole number: use 1 for the easiest.')
+    if not isinstance(difficulty, int) or isinstance(difficulty, bool) or difficulty < 1:
+        raise UserError(f'{where}: "difficulty" is not a whole number from 1, the easiest, up.')
     split = row.get("split", "")
     if split not in ("", *SPLITS):
         raise UserError(f'{where}: "split" is {split!r}: use one of {", ".join(SPLITS)}, or leave it out.')
