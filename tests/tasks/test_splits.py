@@ -320,6 +320,13 @@ def words_or_one(problem: Problem) -> int:
     return 1
 
 
+def test_the_first_problems_of_a_split_are_of_all_levels():
+    task = Task(name="t", kind="chain_sum", levels=[1, 2, 3], train=60, validation=30, test=60)
+    for split in SPLITS:
+        first = of_split(draw(task, 1, words_or_one).problems, split)[:20]
+        assert {problem.difficulty for problem in first} == {1, 2, 3}
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=3
 )

@@ -36,6 +36,7 @@ def draw(task: Task, seed: int, prompt_length: PromptLength) -> Drawn:
     else:
         _draw_finite(task, seed, prompt_length, drawn)
     check_disjoint(drawn.problems)
+    random.Random(seed).shuffle(drawn.problems)  # so that the first few of a split are of all levels
     drawn.problems.sort(key=lambda problem: SPLITS.index(problem.split))
     return drawn
 
