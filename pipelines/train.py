@@ -24,7 +24,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
         for path in write_results(layout, trained):
             run.artifact(path)
         figures = trained.figures
-        run.metrics({f"summary/{k}": v for k, v in figures.items() if isinstance(v, float | int)}, figures["updates"])
+        run.metrics({f"run_{k}": v for k, v in figures.items() if isinstance(v, float | int)}, figures["updates"])
     print(
         f"{layout.model(config.name)}: {figures['updates']} updates, reward {figures['reward_first']:.2f} -> "
         f"{figures['reward_last']:.2f}, {figures['completions_per_second']:.2f} completions/s, "
