@@ -164,7 +164,8 @@ def _one_sentence(error: BaseException) -> str:
     wrong = next((line for line in lines if line.startswith("Value ")), None)
     full = re.search(r"full_key: (\S+)", text)
     key = full.group(1) if full else getattr(error, "full_key", None)
-    return f"{key}: {wrong or lines[0]}." if key and key not in lines[0] else f"{lines[0]}."
+    told = wrong or lines[0]
+    return f"{key}: {told}." if key and key not in told else f"{told}."
 
 
 def _all_keys() -> list[str]:
