@@ -10,7 +10,7 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, new_directory, write_json
 from cpu_grpo.models import load_tokenizer, model_record, prepare_model
 from cpu_grpo.tasks.card import data_card
-from cpu_grpo.tasks.problems import Problem, read_problems, write_problems
+from cpu_grpo.tasks.problems import Problem, write_problems
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
 from cpu_grpo.tasks.splits import draw
 
@@ -92,15 +92,12 @@ def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dic
 def problems_file(config: Shared) -> Path:
     """problems.jsonl: the pipeline's if it was drawn from this configuration, else the cache's, made at need."""
     wanted = _data_fingerprint(config)
-    for directory in (Layout(Path()).data, CACHE / "data" / f"{config.task.name}-{wanted}"):
+    cached = CACHE / "data" / f"{config.task.name}-{wanted}"
+    for directory in (Layout(Path()).data, cached):
         if _drawn_from(directory) == wanted:
             return directory / "problems.jsonl"
-    prepare_problems(config, base_model(config.model), directory)
-    return directory / "problems.jsonl"
-
-
-def load_problems(config: Shared) -> list[Problem]:
-    return read_problems(problems_file(config))
+    prepare_problems(config, base_model(config.model), cached)
+    return cached / "problems.jsonl"
 
 
 def _drawn_from(directory: Path) -> str:
