@@ -4,6 +4,7 @@ Metrics are always in the stage's own files first. A tracking server that cannot
 the local store; one that goes away later costs its missing points, which are sent again as soon as it answers.
 """
 
+import json
 import os
 import platform
 import socket
@@ -115,8 +116,6 @@ def log_report(config: Pipeline, root: Path, pipeline_id: str, files: list[Path]
             run.artifact(path, "report/plots" if path.parent.name == "plots" else "report")
         summary = root / "reports" / "metrics.json"
         if summary.is_file():
-            import json
-
             flat = flatten(json.loads(summary.read_text(encoding="utf-8")))
             numbers = {key: value for key, value in flat.items() if isinstance(value, int | float)}
             run.metrics(numbers, 0)

@@ -20,8 +20,6 @@ class CPUGRPOTrainer(GRPOTrainer):
     TRL's own.
     """
 
-    rollout_seconds = 0.0  # spent generating since the trainer was made
-
     def _generate_single_turn(
         self,
         prompt_ids: list[list[int]],
@@ -36,7 +34,6 @@ class CPUGRPOTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         seconds = time.perf_counter() - start
-        self.rollout_seconds += seconds
         mode = "train" if self.model.training else "eval"
         tokens = sum(len(ids) for ids in completion_ids)
         self._metrics[mode]["rollout/tokens_per_second"].append(tokens / seconds)

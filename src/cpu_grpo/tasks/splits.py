@@ -43,13 +43,14 @@ def draw(task: Task, seed: int, prompt_length: PromptLength) -> Drawn:
 
 def check_disjoint(problems: list[Problem]) -> None:
     """Raises UserError where two problems share an id or a question text."""
-    for what, values in (
-        ("id", [problem.id for problem in problems]),
-        ("question", [_text(problem) for problem in problems]),
-    ):
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise UserError(f"Two problems have the {what} {twice[0]!r}: make it unique, or the splits would overlap.")
+    _check_unique("id", [problem.id for problem in problems])
+    _check_unique("question", [_text(problem) for problem in problems])
+
+
+def _check_unique(what: str, values: list[str]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise UserError(f"Two problems have the {what} {twice[0]!r}: make it unique, or the splits would overlap.")
 
 
 def _draw_generated(
@@ -107,9 +108,7 @@ def _distinct(
 def _draw_finite(task: Task, seed: int, prompt_length: PromptLength, drawn: Drawn) -> None:
     """Fills the splits from a file or data set: problems marked with a split stay there, others go where needed."""
     problems = sources.gsm8k(task) if task.kind == "gsm8k" else sources.jsonl(task)
-    ids = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
-    if ids:
-        raise UserError(f"Two problems have the id {ids[0]!r}: make it unique, or the splits would overlap.")
+    _check_unique("id", [problem.id for problem in problems])
     random.Random(seed).shuffle(problems)
     fits, seen, usable = _fits(task, prompt_length), set(), []
     for problem in problems:
