@@ -61,6 +61,58 @@ def tiny_model(tokenizer):
     return LlamaForCausalLM(tiny_config(tokenizer)).eval()
 
 
+ARCHITECTURES = {
+    "llama": ("Llama", {}),
+    "llama, scaled rope": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "qwen2, untied": ("Qwen2", {"tie_word_embeddings": False}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def any_model(request, tokenizer):
+    """A tiny model of every architecture that the fast path knows, with biases and norms that matter."""
+    import transformers
+
+    name, changes = ARCHITECTURES[request.param]
+    settings = tiny_config(tokenizer, **changes).to_dict()
+    settings.pop("model_type"), settings.pop("architectures", None)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**settings)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "norm" in key or "bias" in key:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def with_lora(model, **changes):
+    """The model behind a LoRA adapter whose second matrix is not zero, as after some training."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]} | changes
+    torch.manual_seed(1)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for key, parameter in adapted.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.3)
+    return adapted.eval()
+
+
 @pytest.fixture(scope="session")
 def tiny_directory(tokenizer, tmp_path_factory):
     """The tiny model as a directory of safetensors and tokenizer. Tests must not write to it."""

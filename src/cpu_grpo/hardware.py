@@ -42,6 +42,11 @@ def plan(config: Hardware) -> Plan:
     return Plan("bf16" if bf16 > WORTH_IT * fp32 else "fp32", threads, fp32, bf16)
 
 
+def fastest_precision() -> str:
+    """bf16 where its matrix products are worth it on this CPU, else fp32; half a second of measuring each."""
+    return "bf16" if gemm_rate(torch.bfloat16) > WORTH_IT * gemm_rate(torch.float32) else "fp32"
+
+
 def gemm_rate(dtype: torch.dtype, rows: int = 512, size: int = 1024) -> float:
     """GFLOP/s of a (rows, size) x (size, size) product: the best of several, as others may be using the machine."""
     x, w = torch.randn(rows, size).to(dtype), torch.randn(size, size).to(dtype)

@@ -1,24 +1,104 @@
-"""CPUGRPOTrainer: trl.GRPOTrainer with its two slow seams replaced or measured, and nothing else it can avoid."""
+"""CPUGRPOTrainer: trl.GRPOTrainer with its two slow seams replaced, and nothing else it can avoid."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
-from cpu_grpo.learner import completion_logps, shares_prompts
+from cpu_grpo.decoder import UnsupportedModel, decoder
+from cpu_grpo.hardware import fastest_precision
+from cpu_grpo.learner import Rounded, completion_logps
+from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped
+from cpu_grpo.rollout import Completion, Request, Sampling, generate, packed
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CHECKED = 48  # tokens of each completion that the self-check looks at
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # mean |difference of log-probs| that it allows; a wrong mask makes over 0.5
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """How the fast engine runs; TRL's own settings say what it computes."""
+
+    precision: str = "auto"  # of matrix products: fp32, bf16, or auto: bf16 if TRL's bf16 is on and it is faster here
+    micro_batch_tokens: int = 4096  # tokens whose activations exist at a time in the learner
+    rows: int = 128  # completions decoded together, at most
+    importance_cap: float = 0.0  # truncated importance weights against the rollout's rounding; 0: none
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", *DTYPES):
+            raise ValueError(f"precision is {self.precision!r}: use auto, {' or '.join(DTYPES)}.")
+        if self.micro_batch_tokens < 1 or self.rows < 1 or self.importance_cap < 0:
+            raise ValueError("micro_batch_tokens and rows must be at least 1, and importance_cap at least 0.")
 
 
 class CPUGRPOTrainer(GRPOTrainer):
     """A drop-in for `trl.GRPOTrainer` (TRL 1.16) on CPUs: same arguments, configs, rewards, callbacks and losses.
 
-    Overridden: `_generate_single_turn` (timed, so that rollout throughput is logged) and
-    `_get_per_token_logps_and_entropies` (each distinct prompt forwarded once; only completions projected). Text models
-    with plain full attention take the fast way; others, adapters, gradient checkpointing and entropy bonuses take
-    TRL's own.
+    Overridden: `_generate_single_turn` (our rollout engine), `_get_per_token_logps_and_entropies` (our learner),
+    `_compute_loss` (micro-batches by tokens; completions without advantage cost nothing) and `_prepare_inputs` (groups
+    stay together). What the fast path does not know goes through TRL's own, with one warning that says why; so does
+    everything if its results disagree with TRL's on the first batch.
     """
+
+    def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fast = fast or FastOptions()
+        self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
+        self._part: dict[str, Any] | None = None  # the micro-batch that a loss is computed of
+        self._doubt: str | None = None  # why the fast path is not taken any more
+        self._checked = False
+        self._told: set[str] = set()
+
+    @cached_property
+    def precision(self) -> str:
+        """The precision of the fast path's matrix products."""
+        if self.fast.precision != "auto":
+            return self.fast.precision
+        return fastest_precision() if self.args.bf16 else "fp32"
+
+    @cached_property
+    def _unsupported(self) -> str | None:
+        """Why the fast path cannot serve this run at all, or None."""
+        try:
+            decoder(self.accelerator.unwrap_model(self.model))
+        except UnsupportedModel as error:
+            return str(error)
+        args = self.args
+        reasons = {
+            "the loss type": args.loss_type not in LOSSES,
+            # An entropy bonus needs differentiable entropies, and a quantile all of a batch's entropies at once.
+            "an entropy bonus": args.entropy_coef or args.use_adaptive_entropy,
+            "top_entropy_quantile": args.top_entropy_quantile < 1,
+            "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
+            "a router's auxiliary loss": self.aux_loss_enabled,
+            "more than one process": self.accelerator.num_processes > 1,
+        }
+        return next((f"it does not know {name}" for name, present in reasons.items() if present), None)
+
+    @cached_property
+    def _unsupported_rollout(self) -> str | None:
+        """Why rollouts go through TRL's own path, or None."""
+        args = self.args
+        reasons = {
+            "vLLM": args.use_vllm,
+            "transformers' continuous batching": self.use_transformers_continuous_batching,
+            "repetition_penalty": args.repetition_penalty not in (None, 1.0),
+            "generation_kwargs": bool(args.generation_kwargs),
+        }
+        return next((f"it does not know {name}" for name, present in reasons.items() if present), None)
+
+    def _takes(self, *reasons: str | None) -> bool:
+        """Whether the fast path is taken; if not, says why, once for each reason."""
+        reason = next((reason for reason in (self._unsupported, *reasons, self._doubt) if reason), None)
+        if reason and reason not in self._told:
+            self._told.add(reason)
+            warnings.warn(f"TRL's plain path is taken instead of the fast one: {reason}.", stacklevel=3)
+        return reason is None
 
     def _generate_single_turn(
         self,
@@ -29,16 +109,80 @@ class CPUGRPOTrainer(GRPOTrainer):
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         start = time.perf_counter()
-        with weights_in(torch.bfloat16 if self.args.bf16 else None, self.model):
-            completion_ids, logprobs = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
+        inputs = (prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
+        if self._takes(self._unsupported_rollout, "it does not know images" if images or multimodal_fields else None):
+            completions = self._rollout(prompt_ids)
+            if not self._checked:
+                self._check(prompt_ids, completions)
+        if self._takes(self._unsupported_rollout, "it does not know images" if images or multimodal_fields else None):
+            ids = [completion.ids for completion in completions]
+            logps = [completion.logps for completion in completions]
+            self._log("rollout/entropy", -sum(map(sum, logps)) / max(1, sum(map(len, logps))))
+        else:
+            ids, logps = super()._generate_single_turn(*inputs)
         seconds = time.perf_counter() - start
-        mode = "train" if self.model.training else "eval"
-        tokens = sum(len(ids) for ids in completion_ids)
-        self._metrics[mode]["rollout/tokens_per_second"].append(tokens / seconds)
-        self._metrics[mode]["rollout/seconds"].append(seconds)
-        return completion_ids, logprobs
+        self._log("rollout/tokens_per_second", sum(map(len, ids)) / seconds)
+        self._log("rollout/seconds", seconds)
+        return ids, logps
+
+    def _rollout(self, prompt_ids: list[list[int]]) -> list[Completion]:
+        """One completion for each prompt, equal prompts being one group."""
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for row, ids in enumerate(prompt_ids):
+            rows.setdefault(tuple(ids), []).append(row)
+        model = decoder(self.accelerator.unwrap_model(self.model))
+        groups = generate(
+            packed(model, self.precision, min(self.fast.rows, len(prompt_ids))),
+            [Request(list(prompt), len(members)) for prompt, members in rows.items()],
+            Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
+            limit=self.max_completion_length,
+            ends=set(self.eos_token_ids),
+            seed=int(torch.randint(2**31 - 1, ())),
+            rows=self.fast.rows,
+        )
+        completions: list[Completion] = [Completion()] * len(prompt_ids)
+        for members, group in zip(rows.values(), groups, strict=True):
+            for row, completion in zip(members, group, strict=True):
+                completions[row] = completion
+        return completions
+
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        batches = self._buffered_inputs
+        if self.model.training and batches is not before and len(batches) > 1 and self._takes():
+            # Only within an update: which completions an update learns from stays as TRL drew it.
+            window = self.args.gradient_accumulation_steps
+            windows = [batches[first : first + window] for first in range(0, len(batches), window)]
+            self._buffered_inputs = [batch for some in windows for batch in regrouped(some)]
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        if not self._takes():
+            return super()._compute_loss(model, inputs)
+        self._rounded = self._round(model)
+        try:
+            return self._loss_in_parts(model, inputs)
+        finally:
+            self._rounded = self._part = None
+
+    def _loss_in_parts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """The batch's loss, having taken the gradient of all of it but the last part, which the caller takes."""
+        # An evaluation reports its loss over all completions; in training those without a gradient cost nothing.
+        training = torch.is_grad_enabled()
+        parts = micro_batches(inputs, self.loss_type, self.fast.micro_batch_tokens, training and self.beta == 0)
+        logged = {key: len(values) for key, values in self._metrics[self._mode].items()}
+        total = None
+        for part, weight in parts:
+            if total is not None and training:
+                self.accelerator.backward(total[1])
+            self._part = part
+            loss = super()._compute_loss(model, part) * weight
+            total = (loss.detach() if total is None else total[0] + loss.detach(), loss)
+        self._merge_metrics(logged, [part["prompt_ids"].size(0) for part, _ in parts])
+        value, last = total
+        return last + (value - last.detach())
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -51,7 +195,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        if not self._fast_way(compute_aux_loss, multimodal):
+        pictures = any(value is not None for value in multimodal.values())
+        if not self._takes("it does not know images" if pictures else None):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
@@ -62,37 +207,70 @@ class CPUGRPOTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **multimodal,
             )
-        plain = self.accelerator.unwrap_model(model)
         logps, entropies = completion_logps(
-            plain, input_ids, attention_mask, logits_to_keep, self.temperature, self.accelerator.autocast()
+            self._rounded or self._round(model),
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            self.temperature,
+            recompute=self.args.gradient_checkpointing,
         )
+        if self._part is not None:
+            self._compare_with_rollout(self._part, logps.detach())
         return logps, entropies if compute_entropy else None, None
 
-    def _fast_way(self, compute_aux_loss: bool, multimodal: dict[str, Any]) -> bool:
-        return (
-            not compute_aux_loss
-            and not self.args.gradient_checkpointing
-            and not self.args.entropy_coef  # an entropy bonus needs differentiable entropies, which ours are not
-            and not self.args.use_adaptive_entropy
-            and not self.args.cast_lm_head_to_fp32
-            and not any(value is not None for value in multimodal.values())
-            and not hasattr(self.model, "peft_config")
-            and shares_prompts(self.model)
-        )
+    def _round(self, model: torch.nn.Module) -> Rounded:
+        return Rounded.of(decoder(self.accelerator.unwrap_model(model)), DTYPES[self.precision])
 
+    def _compare_with_rollout(self, part: dict[str, Any], logps: torch.Tensor) -> None:
+        """Logs how far the rollout's log-probs were off, and weighs the advantages by it where asked."""
+        sampled = part.get("sampling_per_token_logps")
+        if sampled is None:
+            return
+        policy = part.get("old_per_token_logps", logps)  # (B, T); of the policy that the rollout came from
+        real = part["completion_mask"].bool() & sampled.isfinite()
+        difference = (policy - sampled).where(real, 0)
+        self._log("rollout/logp_difference_mean", float(difference.abs().sum() / real.sum().clamp(min=1)))
+        self._log("rollout/logp_difference_max", float(difference.abs().max()))
+        if self.fast.importance_cap:
+            # TRL reads the advantages after the log-probs, and takes one for each token as well as for each completion.
+            weights = difference.exp().clamp(max=self.fast.importance_cap)
+            part["advantages"] = part["advantages"].reshape(len(weights), -1) * weights
 
-@contextmanager
-def weights_in(dtype: torch.dtype | None, model: torch.nn.Module) -> Iterator[None]:
-    """Lets `model` hold its floating-point weights in `dtype` for the block; None leaves them alone.
+    def _check(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
+        """Compares rollout and learner with TRL's own path on the first prompt's first two completions."""
+        self._checked = True
+        rows = [row for row, ids in enumerate(prompt_ids) if ids == prompt_ids[0]][:2]
+        length = min(CHECKED, max(len(completions[row].ids) for row in rows))
+        kept = [completions[row].ids[:length] for row in rows]
+        prompt = prompt_ids[0]
+        ids = torch.tensor([prompt + c + [0] * (length - len(c)) for c in kept])  # (2, P + T)
+        mask = torch.tensor([[1] * (len(prompt) + len(c)) + [0] * (length - len(c)) for c in kept])
+        real = mask[:, len(prompt) :].bool()
+        with torch.no_grad():
+            plain, _, _ = super()._get_per_token_logps_and_entropies(self.model, ids, mask, length)
+            learned, _ = completion_logps(self._round(self.model), ids, mask, length, self.temperature)
+        sampled = torch.tensor([(completions[row].logps + [0.0] * length)[:length] for row in rows])
+        for name, logps in (("rollout", sampled), ("learner", learned)):
+            difference = float((logps - plain).abs()[real].mean())
+            if not difference <= TOLERANCE[self.precision]:
+                self._doubt = (
+                    f"the {name}'s log-probs differ from TRL's by {difference:.3g} on average in {self.precision}, "
+                    f"more than {TOLERANCE[self.precision]}"
+                )
 
-    Autocast rounds the weights anew at every decoding step, which reads and writes the whole model each time; this does
-    it once a rollout. The original tensors come back untouched, so the optimizer's master weights lose nothing.
-    """
-    originals = [(p, p.data) for p in model.parameters() if dtype and p.is_floating_point() and p.dtype != dtype]
-    try:
-        for parameter, data in originals:
-            parameter.data = data.to(dtype)
-        yield
-    finally:
-        for parameter, data in originals:
-            parameter.data = data
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _log(self, name: str, value: float) -> None:
+        self._metrics[self._mode][name].append(value)
+
+    def _merge_metrics(self, before: dict[str, int], sizes: list[int]) -> None:
+        """Makes one entry of those that the parts of one batch have logged, weighted by their completions."""
+        for key, values in self._metrics[self._mode].items():
+            new = values[before.get(key, 0) :]
+            if len(new) == len(sizes) > 1:
+                combine = max if key.endswith("_max") else min if key.endswith("_min") else None
+                merged = combine(new) if combine else sum(v * s for v, s in zip(new, sizes, strict=True)) / sum(sizes)
+                values[before.get(key, 0) :] = [merged]

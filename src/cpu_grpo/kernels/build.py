@@ -1,0 +1,95 @@
+"""Compiles kernels.cpp on first use and loads it."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).parent / "kernels.cpp"
+FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
+# Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
+FLAGS += "-fassociative-math -ffinite-math-only"
+POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SIGNATURES = {
+    "norm": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "norm_backward": [POINTER] * 6 + [INT] * 3,
+    "swiglu": [POINTER, POINTER, INT, INT],
+    "swiglu_backward": [POINTER, POINTER, POINTER, INT, INT],
+    "rotary": [POINTER, INT, POINTER, POINTER, FLOAT, POINTER, INT, INT, INT],
+    "causal_softmax": [POINTER, FLOAT, INT, INT, INT],
+    "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
+    "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "attend": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, FLOAT] + [POINTER] * 8 + [INT] * 5,
+}
+SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+class Native:
+    """The compiled kernels for one storage dtype, as functions of tensors, numbers and None."""
+
+    def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
+        for name, signature in SIGNATURES.items():
+            function = getattr(library, f"{name}_{suffix}")
+            function.argtypes, function.restype = signature, None
+            setattr(self, name, functools.partial(_call, function))
+
+
+def native(dtype: torch.dtype) -> Native | None:
+    """The kernels for tensors of `dtype`; None if there are none on this machine."""
+    return _all().get(dtype)
+
+
+@functools.cache
+def _all() -> dict[torch.dtype, Native]:
+    if os.environ.get("CPU_GRPO_KERNELS") == "0":
+        return {}
+    try:
+        library = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"Slower torch code replaces the compiled kernels: {said.strip().splitlines()[-1]}", stacklevel=2)
+        return {}
+    return {dtype: Native(library, suffix) for dtype, suffix in SUFFIXES.items()}
+
+
+def _compiled() -> Path:
+    """The shared library, made if this machine and version have none yet."""
+    compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
+    if sys.platform != "linux" or compiler is None:
+        raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
+    parts = (SOURCE.read_text(), FLAGS, compiler, _cpu(), torch.__version__)
+    target = _cache() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(f".{os.getpid()}")
+        try:
+            command = [compiler, *FLAGS.split(), str(SOURCE), "-o", str(unfinished)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            unfinished.rename(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return target
+
+
+def _cpu() -> str:
+    """What -march=native depends on: a cache directory may be shared by different machines."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            return line
+    return platform.processor()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpu-grpo"
+
+
+def _call(function: object, *arguments: object) -> None:
+    function(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments))

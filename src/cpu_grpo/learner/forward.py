@@ -1,0 +1,130 @@
+"""A packed sequence through the decoder: token log-probs and entropies, differentiable in the master weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
+from cpu_grpo.learner.attention import TreeAttention
+from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores
+from cpu_grpo.learner.packing import Pack
+
+CHUNK = 256  # states projected onto the vocabulary at a time
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Projections of the same input side by side, rounded to the compute dtype; the masters stay as they are."""
+
+    weight: torch.Tensor  # (sum of outs, in)
+    bias: torch.Tensor | None
+    parts: tuple[Linear, ...]
+
+    @staticmethod
+    def of(dtype: torch.dtype, *parts: Linear) -> "Joint":
+        weight = torch.cat([part.weight.detach().to(dtype) for part in parts])
+        bias = None
+        if any(part.bias is not None for part in parts):
+            bias = torch.cat([torch.zeros(p.weight.size(0)) if p.bias is None else p.bias.detach() for p in parts])
+        return Joint(weight, None if bias is None else bias.to(dtype), parts)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in) -> (N, sum of outs)."""
+        weights = [part.weight for part in self.parts]
+        biases = [part.bias for part in self.parts if part.bias is not None]
+        out = MasterLinear.apply(x, self.weight, self.bias, *weights, *biases)
+        if not any(part.adapters for part in self.parts):
+            return out
+        pieces = out.split([weight.size(0) for weight in weights], dim=-1)
+        return torch.cat([_adapted(x, piece, part) for piece, part in zip(pieces, self.parts, strict=True)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A decoder's projections in the compute dtype: made once, used by every micro-batch until the next update."""
+
+    decoder: Decoder
+    dtype: torch.dtype
+    layers: tuple[tuple[Joint, Joint, Joint, Joint], ...]  # qkv, o, gate and up, down
+    head: torch.Tensor  # (V, H)
+
+    @staticmethod
+    def of(decoder: Decoder, dtype: torch.dtype) -> "Rounded":
+        layers = tuple(
+            (
+                Joint.of(dtype, layer.q, layer.k, layer.v),
+                Joint.of(dtype, layer.o),
+                Joint.of(dtype, layer.gate, layer.up),
+                Joint.of(dtype, layer.down),
+            )
+            for layer in decoder.layers
+        )
+        return Rounded(decoder, dtype, layers, decoder.head.weight.detach().to(dtype))
+
+
+def token_scores(
+    model: Rounded, pack: Pack, temperature: float, recompute: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropies (nats) of the pack's scored tokens, (M,) each in fp32; gradients reach the masters.
+
+    Args:
+        recompute: gradient checkpointing: keep each layer's input only, and compute the layer again in backward.
+    """
+    decoder = model.decoder
+    angles = decoder.rope(pack.positions)  # cosines and sines, (N, d / 2) each
+    x, delta = torch.nn.functional.embedding(pack.ids, decoder.embedding).float(), None  # (N, H)
+    for layer, joints in zip(decoder.layers, model.layers, strict=True):
+        if recompute and torch.is_grad_enabled():
+            x, delta = checkpoint(_layer, x, delta, layer, joints, angles, pack, model, use_reentrant=False)
+        else:
+            x, delta = _layer(x, delta, layer, joints, angles, pack, model)
+    _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
+    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, CHUNK)
+
+
+def _layer(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    layer: Layer,
+    joints: tuple[Joint, Joint, Joint, Joint],
+    angles: tuple[torch.Tensor, torch.Tensor],
+    pack: Pack,
+    model: Rounded,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual stream (N, H) in fp32 and what the layer before adds to it -> the same of this layer."""
+    qkv, o, gate_up, down = joints
+    decoder = model.decoder
+    x, normed = _norm(x, delta, layer.attention_norm, model.dtype)
+    q, k, v = _heads(qkv(normed), decoder)
+    if layer.q_norm is not None:
+        q, k = _head_norm(q, layer.q_norm), _head_norm(k, layer.k_norm)
+    q, k = Rotary.apply(q, *angles), Rotary.apply(k, *angles)
+    attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale)  # (N, heads, d)
+    x, normed = _norm(x, o(attended.flatten(1)), layer.mlp_norm, model.dtype)
+    return x, down(SwiGLU.apply(gate_up(normed)))
+
+
+def _heads(qkv: torch.Tensor, decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, (heads + 2 kv) d) -> (N, heads, d), (N, kv, d), (N, kv, d)."""
+    return qkv.unflatten(1, (-1, decoder.head_dim)).split([decoder.heads, decoder.kv_heads, decoder.kv_heads], dim=1)
+
+
+def _norm(
+    x: torch.Tensor, delta: torch.Tensor | None, norm: Norm, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return AddNorm.apply(x, delta, norm.weight, norm.eps, dtype)
+
+
+def _head_norm(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """(N, heads, d), each head by itself."""
+    return _norm(x.float().flatten(0, 1), None, norm, x.dtype)[1].view(x.shape)
+
+
+def _adapted(x: torch.Tensor, out: torch.Tensor, linear: Linear) -> torch.Tensor:
+    """What the active LoRA adapters add to a projection's output."""
+    for adapter in linear.adapters:
+        dropped = torch.nn.functional.dropout(x, adapter.dropout) if adapter.dropout else x
+        low = torch.nn.functional.linear(dropped, adapter.down.to(x.dtype))  # (N, r)
+        out = out + torch.nn.functional.linear(low, adapter.up.to(x.dtype)) * adapter.scale
+    return out

@@ -1,0 +1,93 @@
+"""From padded rows, as TRL hands them over, to the tokens that the model must see: each prompt once, no padding."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One prompt and its distinct completions in the packed sequence: the prompt's tokens, then each completion's.
+
+    A completion's last token predicts nothing that is scored, so it is not packed.
+    """
+
+    start: int  # the prompt's first token
+    prompt: int  # its length
+    lengths: tuple[int, ...]  # packed tokens of each completion that has any
+
+    @property
+    def end(self) -> int:
+        return self.start + self.prompt + sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """N packed tokens, and the M of their states that predict completions' tokens."""
+
+    ids: torch.Tensor  # (N,)
+    positions: torch.Tensor  # (N,)
+    trees: tuple[Tree, ...]
+    states: torch.Tensor  # (M,) packed place of the state that predicts each scored token
+    targets: torch.Tensor  # (M,) the scored tokens
+    rows: torch.Tensor  # (K,) where in (B, T) the scores go ...
+    columns: torch.Tensor  # (K,)
+    scores: torch.Tensor  # (K,) ... and which of the M goes there: completions that are equal share theirs
+
+
+def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> Pack:
+    """Packs rows of prompts padded on the left and completions padded on the right.
+
+    Args:
+        input_ids: (B, P + T).
+        attention_mask: (B, P + T), 1 for real tokens.
+        completion_length: T.
+    """
+    trees: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    width = input_ids.size(1) - completion_length
+    for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
+        prompt = tuple(token for token, real in zip(ids[:width], mask[:width], strict=True) if real)
+        completion = tuple(token for token, real in zip(ids[width:], mask[width:], strict=True) if real)
+        if completion:
+            trees.setdefault(prompt, {}).setdefault(completion, []).append(row)
+    builder = _Builder()
+    for prompt, completions in trees.items():
+        builder.add(prompt, completions)
+    return builder.pack()
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.ids, self.positions, self.trees = [], [], []
+        self.states, self.targets = [], []
+        self.rows, self.columns, self.scores = [], [], []
+
+    def add(self, prompt: tuple[int, ...], completions: dict[tuple[int, ...], list[int]]) -> None:
+        start, last = len(self.ids), len(self.ids) + len(prompt) - 1
+        self.ids += prompt
+        self.positions += range(len(prompt))
+        for completion, rows in completions.items():
+            place = len(self.ids)
+            self.ids += completion[:-1]
+            self.positions += range(len(prompt), len(prompt) + len(completion) - 1)
+            first = len(self.targets)
+            self.states += [last, *range(place, place + len(completion) - 1)]
+            self.targets += completion
+            for row in rows:
+                self.rows += [row] * len(completion)
+                self.columns += range(len(completion))
+                self.scores += range(first, first + len(completion))
+        lengths = tuple(len(completion) - 1 for completion in completions if len(completion) > 1)
+        self.trees.append(Tree(start, len(prompt), lengths))
+
+    def pack(self) -> Pack:
+        return Pack(
+            ids=torch.tensor(self.ids, dtype=torch.long),
+            positions=torch.tensor(self.positions, dtype=torch.long),
+            trees=tuple(self.trees),
+            states=torch.tensor(self.states, dtype=torch.long),
+            targets=torch.tensor(self.targets, dtype=torch.long),
+            rows=torch.tensor(self.rows, dtype=torch.long),
+            columns=torch.tensor(self.columns, dtype=torch.long),
+            scores=torch.tensor(self.scores, dtype=torch.long),
+        )

@@ -1,0 +1,141 @@
+"""The rollout engine: prompts as token ids go in, sampled completions with their log-probs come out.
+
+1. Prompts are prefilled, each once; their keys and values are stored once for the whole group (`forward.prefill`).
+2. A step runs the newest token of every row through the decoder (`forward.decode`) and samples the next (`sampling`).
+3. A finished completion leaves its row at once (`schedule.leave`).
+4. When enough rows are free, waiting prompts are prefilled and take them (`schedule.fits`).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from cpu_grpo.rollout.cache import CompletionCache, PromptBlock, row_bytes
+from cpu_grpo.rollout.forward import decode, prefill
+from cpu_grpo.rollout.sampling import Sampling, sample, stream_seed, uniforms
+from cpu_grpo.rollout.schedule import Completion, Request, Seat, admissions, fits, leave, seating
+from cpu_grpo.rollout.weights import PackedDecoder, packed
+
+__all__ = ["Completion", "Request", "Sampling", "generate", "packed"]
+
+CACHE_BYTES = 2**30  # of keys and values of completions at a time
+
+
+@torch.inference_mode()
+def generate(
+    model: PackedDecoder,
+    requests: list[Request],
+    sampling: Sampling,
+    limit: int,
+    ends: set[int],
+    seed: int,
+    rows: int = 128,
+    finished: Callable[[int], None] | None = None,
+) -> list[list[Completion]]:
+    """Completions of every request, in the order of the requests.
+
+    A completion depends on the seed, its prompt and its number among the prompt's completions, not on its company.
+
+    Args:
+        limit: tokens a completion may have.
+        ends: tokens that end a completion.
+        rows: completions decoded together, at most (or the largest request's count, if that is more).
+        finished: called with the number of completions that have just finished.
+    """
+    run = _Run(model, requests, sampling, limit, ends, seed, rows)
+    while run.waiting or run.seats:
+        run.admit()
+        done = run.step()
+        if done and finished:
+            finished(done)
+    return run.completions
+
+
+class _Run:
+    """One call of `generate` under way."""
+
+    def __init__(
+        self,
+        model: PackedDecoder,
+        requests: list[Request],
+        sampling: Sampling,
+        limit: int,
+        ends: set[int],
+        seed: int,
+        rows: int,
+    ) -> None:
+        self.model, self.requests, self.sampling = model, requests, sampling
+        self.limit, self.ends, self.seed = limit, ends, seed
+        most = max((request.count for request in requests), default=1)
+        affordable = CACHE_BYTES // row_bytes(model.decoder, limit, model.dtype)
+        wanted = min(rows, affordable, sum(request.count for request in requests))
+        self.rows = max(most, wanted)
+        self.cache = CompletionCache(model.decoder, self.rows, limit, model.dtype)
+        self.waiting = admissions(requests)
+        self.seats: list[Seat] = []
+        self.blocks: dict[int, PromptBlock] = {}
+        self.completions = [[Completion() for _ in range(request.count)] for request in requests]
+
+    def admit(self) -> None:
+        """Prefills waiting prompts once a quarter of the rows is free: few large prefills, not many small ones."""
+        while self.waiting and (not self.seats or self.rows - len(self.seats) >= self.rows // 4):
+            taken = fits(self.waiting, self.requests, self.rows - len(self.seats))
+            if not taken:
+                return
+            self._prefill(taken)
+
+    def _prefill(self, taken: list[int]) -> None:
+        block, scores = prefill(self.model, [self.requests[index].prompt for index in taken])
+        number = max(self.blocks, default=-1) + 1
+        newcomers, prompt_of = [], []
+        for group, index in enumerate(taken):
+            request = self.requests[index]
+            for copy in range(request.count):
+                draws = uniforms([stream_seed(self.seed, request.prompt, copy)], self.limit)[0]
+                newcomers.append(
+                    Seat(index, copy, number, group, len(request.prompt), draws, self.completions[index][copy])
+                )
+                prompt_of.append(group)
+        self.blocks[number] = block
+        first = len(self.seats)
+        self.seats += newcomers
+        self._extend(first, scores[torch.tensor(prompt_of)])  # (k, V)
+        self._seat()
+
+    def step(self) -> int:
+        """Decodes one token of every row, after removing the rows that are finished; returns how many those were."""
+        finished = [
+            row
+            for row, seat in enumerate(self.seats)
+            if seat.completion.ids[-1] in self.ends or len(seat.completion.ids) == self.limit
+        ]
+        if finished:
+            lengths = [len(seat.completion.ids) - 1 for seat in self.seats]
+            for source, target in leave(self.seats, finished):
+                self.cache.move(source, target, lengths[source])
+            self._seat()
+        if self.seats:
+            lengths = torch.tensor([len(seat.completion.ids) - 1 for seat in self.seats])  # (n,)
+            starts = torch.tensor([seat.start for seat in self.seats])
+            tokens = torch.tensor([seat.completion.ids[-1] for seat in self.seats])
+            blocks = list(self.blocks.values())
+            self._extend(0, decode(self.model, tokens, starts + lengths, lengths, self.cache, blocks))
+        return len(finished)
+
+    def _extend(self, first: int, scores: torch.Tensor) -> None:
+        """Samples a token for every row from `first` on, given their scores (k, V)."""
+        seats = self.seats[first:]
+        draws = torch.stack([seat.draws[len(seat.completion.ids)] for seat in seats])  # (k,)
+        tokens, logps = sample(scores, draws, self.sampling)
+        for seat, token, logp in zip(seats, tokens.tolist(), logps.tolist(), strict=True):
+            seat.completion.ids.append(token)
+            seat.completion.logps.append(logp)
+
+    def _seat(self) -> None:
+        """Tells the prompt blocks who continues them, and drops those that nobody does."""
+        for number, block in list(self.blocks.items()):
+            rows = seating(self.seats, number, block.keys.size(1))
+            if any(rows):
+                block.seat(rows)
+            else:
+                del self.blocks[number]

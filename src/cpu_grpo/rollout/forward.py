@@ -1,0 +1,86 @@
+"""The two forward passes of a rollout: prompts all at once (prefill), and one token of every row (decode)."""
+
+import torch
+from torch.nn import functional
+
+from cpu_grpo.kernels import fused
+from cpu_grpo.rollout.attention import Step, heads
+from cpu_grpo.rollout.cache import CompletionCache, PromptBlock
+from cpu_grpo.rollout.weights import PackedDecoder
+
+
+def prefill(model: PackedDecoder, prompts: list[list[int]]) -> tuple[PromptBlock, torch.Tensor]:
+    """Runs g prompts, each once and without padding outside attention.
+
+    Returns:
+        their keys and values (nobody seated yet), and the scores of their first tokens, (g, V).
+    """
+    decoder = model.decoder
+    lengths = torch.tensor([len(prompt) for prompt in prompts])  # (g,)
+    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (g, P)
+    places = (lengths.cumsum(0) - lengths)[:, None] + torch.arange(real.size(1))
+    places = places.where(real, 0)  # (g, P) into the packed tokens
+    angles = decoder.rope(torch.cat([torch.arange(n) for n in lengths.tolist()]))
+    keys, values = [], []
+
+    def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
+        # (g, heads, P, d), (g, kv, P, d) twice
+        q, k, v = (t[places].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))
+        keys.append(k)
+        values.append(v)
+        # Padding comes after the real tokens, so causality hides it.
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=decoder.attention_scale, enable_gqa=True
+        )
+        return attended.transpose(1, 2)[real].flatten(1)
+
+    ids = torch.tensor([token for prompt in prompts for token in prompt])  # (N,)
+    x, delta = _layers(model, ids, attend)
+    last = lengths.cumsum(0) - 1
+    return PromptBlock.of(keys, values, lengths), _head(model, x[last], delta[last])
+
+
+def decode(
+    model: PackedDecoder,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    cache: CompletionCache,
+    blocks: list[PromptBlock],
+) -> torch.Tensor:
+    """Runs one token of each of n rows, appending its keys and values to the cache.
+
+    Args:
+        tokens: (n,) the rows' newest tokens.
+        positions: (n,) their positions.
+        lengths: (n,) tokens of the rows' completions that are in the cache already.
+        blocks: the prompts; every row sits in one of them.
+
+    Returns:
+        the scores of the next tokens, (n, V).
+    """
+    step = Step(model.decoder, cache, blocks, lengths, *model.decoder.rope(positions))
+    return _head(model, *_layers(model, tokens, step.attend))
+
+
+def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n,) tokens -> the residual stream in fp32 and what the last layer adds to it, (n, H) both.
+
+    Args:
+        attend: (layer's number, projections (n, (heads + 2 kv) d), norms of q and k) -> (n, heads d).
+    """
+    x, delta = functional.embedding(ids, model.decoder.embedding).float(), None  # (n, H)
+    for number, layer in enumerate(model.layers):
+        norm = layer.attention_norm
+        normed, _ = fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)
+        attended = attend(number, layer.qkv(normed), layer.q_norm, layer.k_norm)
+        norm = layer.mlp_norm
+        normed, _ = fused.add_norm(x, layer.o(attended), norm.weight, norm.eps, model.dtype)
+        delta = layer.down(fused.swiglu(layer.gate_up(normed)))
+    return x, delta
+
+
+def _head(model: PackedDecoder, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """The residual stream and what is to be added (n, H) -> scores over the vocabulary (n, V)."""
+    norm = model.decoder.norm
+    return model.head(fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)[0])

@@ -1,0 +1,88 @@
+"""Which completion sits in which row of the batch: bookkeeping without model calls."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+PREFILL_TOKENS = 4096  # of prompts that go through the model together
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how many completions of it are wanted."""
+
+    prompt: list[int]
+    count: int = 1
+
+
+@dataclass
+class Completion:
+    """Sampled tokens, the end token included, and each one's log-prob under the policy at the sampling temperature."""
+
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Seat:
+    """A completion in the making."""
+
+    request: int
+    copy: int
+    block: int  # serial number of the prompt block
+    group: int  # place in it
+    start: int  # the prompt's length
+    draws: torch.Tensor  # (limit,) its uniforms
+    completion: Completion = field(default_factory=Completion)
+
+
+def admissions(requests: list[Request]) -> deque[list[int]]:
+    """The requests by prompt length, in lots that are prefilled together.
+
+    In a lot the longest prompt is less than twice as long as the shortest, so that little of its storage is empty.
+    """
+    lots: deque[list[int]] = deque()
+    order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
+    tokens, shortest = 0, 0
+    for index in order:
+        length = len(requests[index].prompt)
+        if not lots or tokens + length > PREFILL_TOKENS or length >= 2 * shortest:
+            lots.append([])
+            tokens, shortest = 0, length
+        lots[-1].append(index)
+        tokens += length
+    return lots
+
+
+def fits(lots: deque[list[int]], requests: list[Request], free: int) -> list[int]:
+    """Takes from the first lot the requests whose completions find a free row."""
+    taken = []
+    while lots and lots[0] and requests[lots[0][0]].count <= free:
+        index = lots[0].pop(0)
+        free -= requests[index].count
+        taken.append(index)
+    if lots and not lots[0]:
+        lots.popleft()
+    return taken
+
+
+def seating(seats: list[Seat], block: int, groups: int) -> list[list[int]]:
+    """The rows that continue each of the block's prompts."""
+    rows: list[list[int]] = [[] for _ in range(groups)]
+    for row, seat in enumerate(seats):
+        if seat.block == block:
+            rows[seat.group].append(row)
+    return rows
+
+
+def leave(seats: list[Seat], finished: list[int]) -> list[tuple[int, int]]:
+    """Removes finished rows, filling their places from the end; returns the cache's moves for that, (from, to)."""
+    moves = []
+    for row in sorted(finished, reverse=True):
+        last = len(seats) - 1
+        if row != last:
+            seats[row] = seats[last]
+            moves.append((last, row))
+        seats.pop()
+    return moves

@@ -1,0 +1,80 @@
+"""A decoder's projections laid out for small batches, in the precision that a rollout computes in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cpu_grpo.decoder import Decoder, Linear, Norm
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Project = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    attention_norm: Norm
+    qkv: Project
+    q_norm: Norm | None
+    k_norm: Norm | None
+    o: Project
+    mlp_norm: Norm
+    gate_up: Project
+    down: Project
+
+
+@dataclass(frozen=True)
+class PackedDecoder:
+    """Copies of the weights as they were when this was made: make another after an update."""
+
+    decoder: Decoder
+    dtype: torch.dtype
+    layers: tuple[PackedLayer, ...]
+    head: Project
+
+
+def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
+    """The decoder ready for batches of about `rows` rows; LoRA adapters are merged in.
+
+    Args:
+        precision: fp32 or bf16.
+    """
+    dtype = DTYPES[precision]
+
+    def joint(*parts: Linear) -> Project:
+        return _project(parts, dtype, rows)
+
+    layers = tuple(
+        PackedLayer(
+            attention_norm=layer.attention_norm,
+            qkv=joint(layer.q, layer.k, layer.v),
+            q_norm=layer.q_norm,
+            k_norm=layer.k_norm,
+            o=joint(layer.o),
+            mlp_norm=layer.mlp_norm,
+            gate_up=joint(layer.gate, layer.up),
+            down=joint(layer.down),
+        )
+        for layer in decoder.layers
+    )
+    return PackedDecoder(decoder, dtype, layers, joint(decoder.head))
+
+
+def _project(parts: tuple[Linear, ...], dtype: torch.dtype, rows: int) -> Project:
+    weight = torch.cat([part.merged().to(dtype) for part in parts])  # (sum of outs, in)
+    bias = None
+    if any(part.bias is not None for part in parts):
+        zeros = [torch.zeros(p.weight.size(0)) if p.bias is None else p.bias.detach() for p in parts]
+        bias = torch.cat(zeros).to(dtype)
+    if not _prepacks(dtype):
+        return lambda x: torch.nn.functional.linear(x, weight, bias)
+    # oneDNN's own layout saves reordering the weight at every call: 1.1 to 3 times faster from 8 to 128 rows.
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: linear(x, laid_out, bias, "none", [], "")
+
+
+def _prepacks(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,219 @@
+"""The learner against the naive computation: each row by itself, without padding, every position projected."""
+
+import pytest
+import torch
+
+from conftest import with_lora
+from cpu_grpo.decoder import UnsupportedModel, decoder
+from cpu_grpo.kernels import fused
+from cpu_grpo.learner import Rounded, attention, completion_logps, forward
+from cpu_grpo.learner import pack as pack_rows
+
+PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
+# (prompt, completion): groups are shuffled and completions ragged, as TRL hands them over
+ROWS = [
+    (0, [20, 21, 22]),
+    (1, [23]),
+    (0, [24, 25, 26, 27]),
+    (2, [28, 29]),
+    (1, [30, 31, 32]),
+    (0, [20, 21, 22]),
+]  # the last repeats the first
+
+
+def padded():
+    """input_ids (B, P + T), attention_mask (B, P + T), and T."""
+    width, length = max(map(len, PROMPTS)), max(len(c) for _, c in ROWS)
+    ids, mask = [], []
+    for prompt, completion in ((PROMPTS[p], c) for p, c in ROWS):
+        left, right = width - len(prompt), length - len(completion)
+        ids.append([0] * left + prompt + completion + [0] * right)
+        mask.append([0] * left + [1] * (len(prompt) + len(completion)) + [0] * right)
+    return torch.tensor(ids), torch.tensor(mask), length
+
+
+def naive(model, temperature):
+    """Log-probs and entropies of each row's completion, row by row."""
+    logps, entropies = [], []
+    for prompt, completion in ((PROMPTS[p], c) for p, c in ROWS):
+        scores = model(input_ids=torch.tensor([prompt + completion])).logits[0].float() / temperature
+        distribution = torch.log_softmax(scores, dim=-1)[len(prompt) - 1 : -1]
+        logps.append(distribution[torch.arange(len(completion)), torch.tensor(completion)])
+        entropies.append(-(distribution.exp() * distribution).sum(-1))
+    return logps, entropies
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def learned(model, temperature=1.0, dtype=torch.float32, recompute=False):
+    """The learner's log-probs and entropies (B, T), and which are real."""
+    ids, mask, length = padded()
+    rounded = Rounded.of(decoder(model), dtype)
+    logps, entropies = completion_logps(rounded, ids, mask, length, temperature, recompute)
+    return logps, entropies, mask[:, -length:].bool()
+
+
+def worst(model):
+    """How far the learner is from the naive log-probs."""
+    with torch.no_grad():
+        logps, _, real = learned(model)
+        return (logps[real] - torch.cat(naive(model, 1.0)[0])).abs().max()
+
+
+def compare(model, temperature, **options):
+    """Values and gradients of a weighted sum of log-probs, against the naive ones."""
+    logps, entropies, real = learned(model, temperature, **options)
+    weights = torch.linspace(-1, 1, steps=logps.numel()).view(logps.shape)
+    found = gradients(model, (logps * weights)[real].sum())
+    wanted_logps, wanted_entropies = naive(model, temperature)
+    wanted = gradients(model, sum((row * weights[i, : len(row)]).sum() for i, row in enumerate(wanted_logps)))
+    torch.testing.assert_close(logps[real], torch.cat(wanted_logps), atol=1e-4, rtol=0)
+    torch.testing.assert_close(entropies[real], torch.cat(wanted_entropies), atol=1e-4, rtol=0)
+    assert found.keys() == wanted.keys() and found
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.3])
+def test_values_and_gradients_equal_the_naive_ones(any_model, temperature):
+    compare(any_model, temperature)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 7])
+def test_chunks_that_do_not_divide(tiny_model, monkeypatch, chunk):
+    monkeypatch.setattr(forward, "CHUNK", chunk)
+    compare(tiny_model, 0.7)
+
+
+def test_recomputed_layers_give_the_same(tiny_model):
+    compare(tiny_model, 0.7, recompute=True)
+
+
+def test_lora_gets_the_naive_gradients_and_the_base_none(any_model):
+    model = with_lora(any_model)
+    compare(model, 0.7)
+    assert all("lora" in name for name, p in model.named_parameters() if p.grad is not None)
+
+
+def test_a_disabled_adapter_leaves_the_base_model(tiny_model):
+    base, _, real = learned(tiny_model)
+    base = base.detach()
+    model = with_lora(tiny_model)
+    assert (learned(model)[0] - base)[real].abs().max() > 0.01
+    with model.disable_adapter():
+        torch.testing.assert_close(learned(model)[0][real], base[real])
+
+
+def test_lora_dropout_works_in_training_only(tiny_model):
+    model = with_lora(tiny_model, lora_dropout=0.5)
+    calm = learned(model)[0]
+    assert torch.equal(learned(model)[0], calm)
+    model.train()
+    assert not torch.equal(learned(model)[0], learned(model)[0])
+
+
+def test_bf16_is_close_and_its_gradients_reach_fp32_masters(any_model):
+    exact, _, real = learned(any_model)
+    rounded, _, _ = learned(any_model, dtype=torch.bfloat16)
+    assert 0 < (rounded - exact)[real].abs().mean() < 0.1  # tiny models with large weights round worse than real ones
+    found = gradients(any_model, rounded[real].sum())
+    wanted = gradients(any_model, exact[real].sum())
+    for name, gradient in wanted.items():
+        assert found[name].dtype == torch.float32
+        assert torch.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.98, name
+
+
+def test_entropies_carry_no_gradient(tiny_model):
+    assert not learned(tiny_model)[1].requires_grad
+
+
+def test_a_prompt_is_packed_once_equal_completions_too_and_no_padding():
+    ids, mask, length = padded()
+    packed = pack_rows(ids, mask, length)
+    # prompts of 5, 2 and 3 tokens; distinct completions without their last tokens: 2 + 3, 0 + 2, 1
+    assert packed.ids.tolist() == [5, 6, 7, 8, 9, 20, 21, 24, 25, 26, 10, 11, 30, 31, 12, 13, 14, 28]
+    assert packed.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 0, 1, 2, 3, 0, 1, 2, 3]
+    assert len(packed.targets) == 3 + 4 + 1 + 3 + 2
+
+
+def test_rows_without_completion_are_left_out(tiny_model):
+    ids, mask, length = padded()
+    wanted, _, _ = learned(tiny_model)
+    mask[1, -length:] = 0  # as mask_truncated_completions does
+    logps, _ = completion_logps(Rounded.of(decoder(tiny_model), torch.float32), ids, mask, length, 1.0)
+    assert logps[1].abs().sum() == 0
+    torch.testing.assert_close(logps[2:], wanted[2:])
+
+
+def test_a_wrong_position_would_be_noticed(tiny_model, monkeypatch):
+    assert worst(tiny_model) < 1e-4
+    right = forward.Decoder.rope
+    monkeypatch.setattr(forward.Decoder, "rope", lambda self, positions: right(self, positions // 2))
+    assert worst(tiny_model) > 1e-2
+
+
+def test_a_missing_mask_would_be_noticed(tiny_model, monkeypatch):
+    monkeypatch.setattr(fused, "causal_softmax", lambda scores, scale, times: (scores * scale).softmax(dim=-1))
+    assert worst(tiny_model) > 1e-2
+
+
+def test_a_completion_that_sees_another_would_be_noticed(tiny_model, monkeypatch):
+    right = attention.Block.places
+
+    def neighbour(self):
+        places, real = right(self)
+        return places.roll(1, dims=0), real
+
+    monkeypatch.setattr(attention.Block, "places", neighbour)
+    assert worst(tiny_model) > 1e-2
+
+
+def test_stale_weights_would_be_noticed(tiny_model):
+    ids, mask, length = padded()
+    stale = Rounded.of(decoder(tiny_model), torch.float32)
+    stale = forward.Rounded(
+        stale.decoder,
+        stale.dtype,
+        tuple(tuple(forward.Joint(j.weight.clone(), j.bias, j.parts) for j in joints) for joints in stale.layers),
+        stale.head.clone(),
+    )
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.mul_(1.1)
+        logps, _ = completion_logps(stale, ids, mask, length, 1.0)
+        real = mask[:, -length:].bool()
+        assert (logps[real] - torch.cat(naive(tiny_model, 1.0)[0])).abs().max() > 1e-2
+    assert worst(tiny_model) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_act": "gelu"}, "activation is gelu"),
+        ({"attention_dropout": 0.1}, "attention dropout"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}, "of type dynamic"),
+    ],
+)
+def test_what_the_fast_path_does_not_know_is_named(tokenizer, change, reason):
+    from transformers import LlamaForCausalLM
+
+    from conftest import tiny_config
+
+    with pytest.raises(UnsupportedModel, match=reason):
+        decoder(LlamaForCausalLM(tiny_config(tokenizer, **change)))
+
+
+def test_other_architectures_and_adapters_are_named(tokenizer, tiny_model):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
+    )
+    with pytest.raises(UnsupportedModel, match="architecture is mistral"):
+        decoder(MistralForCausalLM(config))
+    with pytest.raises(UnsupportedModel, match="variant of LoRA"):
+        decoder(with_lora(tiny_model, use_dora=True))
