@@ -27,10 +27,28 @@ def test_batched_greedy_equals_one_at_a_time(tiny_model, tokenizer):
         assert found == until_end(alone, {tokenizer.eos_token_id})
 
 
-def test_results_keep_the_order_of_the_problems(config, tiny_model, tokenizer):
-    results = answer_all(config, tiny_model, tokenizer, problems())
+@pytest.mark.parametrize("engine", ["fast", "trl"])
+def test_results_keep_the_order_of_the_problems(config, tiny_model, tokenizer, engine):
+    config.engine.name = engine
+    results = answer_all(config, tiny_model, tokenizer, problems(), "fp32")
     assert [result.id for result in results] == ["p1", "p2", "p3", "p4", "p5"]
     assert all(problem.question in result.prompt for problem, result in zip(problems(), results, strict=True))
+
+
+def test_both_engines_give_the_same_results(config, any_model, tokenizer):
+    fast = answer_all(config, any_model, tokenizer, problems(), "fp32")
+    config.engine.name = "trl"
+    assert answer_all(config, any_model, tokenizer, problems(), "fp32") == fast
+
+
+def test_a_model_that_the_engine_does_not_know_is_evaluated_with_a_warning(config, tokenizer):
+    from conftest import tiny_config
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM(tiny_config(tokenizer, hidden_act="gelu")).eval()
+    with pytest.warns(UserWarning, match="its activation is gelu"):
+        results = answer_all(config, model, tokenizer, problems(), "fp32")
+    assert len(results) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import torch
 from tqdm import tqdm
 
 from cpu_grpo.config.schema import Hardware, Shared
-from cpu_grpo.hardware import ResourceMonitor, plan
+from cpu_grpo.decoder import UnsupportedModel, decoder
+from cpu_grpo.hardware import DTYPES, ResourceMonitor, plan
 from cpu_grpo.models import load_model
+from cpu_grpo.rollout import PackedDecoder, Request, Sampling, generate, packed
 from cpu_grpo.statistics import wilson
 from cpu_grpo.tasks.answers import flexible, same, strict
 from cpu_grpo.tasks.problems import Problem, of_split
@@ -47,11 +51,10 @@ def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> 
     with ResourceMonitor() as monitor:
         hardware = plan(Hardware())
         begin = time.perf_counter()
-        dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
-        model, tokenizer = load_model(directory, dtype)
+        model, tokenizer = load_model(directory, DTYPES[hardware.precision])
         load_seconds = time.perf_counter() - begin
         begin = time.perf_counter()
-        results = answer_all(config, model, tokenizer, problems)
+        results = answer_all(config, model, tokenizer, problems, hardware.precision)
         seconds = time.perf_counter() - begin
     figures = accuracies(results, config.task.extraction) | {
         "clipped_share": sum(result.clipped for result in results) / len(results),
@@ -61,6 +64,7 @@ def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> 
         "cpu_use": monitor.cpu_use,
         "load_seconds": load_seconds,
         "wall_seconds": monitor.wall_seconds,
+        "engine": config.engine.name,
         "precision": hardware.precision,
         "threads": hardware.threads,
     }
@@ -82,29 +86,50 @@ def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
     return figures
 
 
-def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem]) -> list[Result]:
+def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem], precision: str) -> list[Result]:
     """Greedy completions of all problems, marked; in the problems' order."""
     encoded = [prompt_ids(prompt(problem, config.task.instruction, tokenizer), tokenizer) for problem in problems]
-    # Prompts of like length are decoded together, so that little is padding.
-    order = sorted(range(len(problems)), key=lambda index: len(encoded[index]))
-    completions: dict[int, list[int]] = {}
-    limit = config.task.max_completion_length
-    with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, len(order), config.evaluation.batch_size):
-            batch = order[start : start + config.evaluation.batch_size]
-            for index, ids in zip(batch, greedy(model, tokenizer, [encoded[i] for i in batch], limit), strict=True):
-                completions[index] = ids
-            bar.update(len(batch))
     ends = end_tokens(model, tokenizer)
+    limit, rows = config.task.max_completion_length, config.evaluation.batch_size
+    with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
+        if config.engine.name == "fast" and (packed_model := pack(model, precision, rows)):
+            requests = [Request(ids) for ids in encoded]
+            groups = generate(packed_model, requests, Sampling(temperature=0), limit, ends, 0, rows, bar.update)
+            completions = [completion.ids for (completion,) in groups]
+        else:
+            completions = plain_greedy(model, tokenizer, encoded, limit, rows, bar.update)
     return [
-        mark(problem, tokenizer.decode(encoded[index]), completions[index], tokenizer, ends, config.task.extraction)
-        for index, problem in enumerate(problems)
+        mark(problem, tokenizer.decode(ids), completion, tokenizer, ends, config.task.extraction)
+        for problem, ids, completion in zip(problems, encoded, completions, strict=True)
     ]
+
+
+def pack(model: Any, precision: str, rows: int) -> PackedDecoder | None:
+    """The model for our rollout engine, or None with a warning if the engine does not know it."""
+    try:
+        return packed(decoder(model), precision, rows)
+    except UnsupportedModel as error:
+        warnings.warn(f"transformers generates instead of the fast engine: {error}.", stacklevel=2)
+        return None
+
+
+def plain_greedy(
+    model: Any, tokenizer: Any, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], None]
+) -> list[list[int]]:
+    """Greedy completions by transformers, `rows` at a time; prompts of like length together, so that few are padded."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    completions: dict[int, list[int]] = {}
+    for start in range(0, len(order), rows):
+        batch = order[start : start + rows]
+        for index, ids in zip(batch, greedy(model, tokenizer, [prompts[i] for i in batch], limit), strict=True):
+            completions[index] = ids
+        finished(len(batch))
+    return [completions[index] for index in range(len(prompts))]
 
 
 @torch.inference_mode()
 def greedy(model: Any, tokenizer: Any, prompts: list[list[int]], limit: int) -> list[list[int]]:
-    """Greedy completions (token ids, the end token included) of prompts decoded together."""
+    """Greedy completions (token ids, the end token included) of prompts decoded together by transformers."""
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])  # (B, P)

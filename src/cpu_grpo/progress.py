@@ -28,6 +28,9 @@ RENAMED = {
     "kl": "kl",
     "rollout/tokens_per_second": "rollout_tokens_per_second",
     "rollout/seconds": "rollout_seconds",
+    "rollout/entropy": "rollout_entropy",
+    "rollout/logp_difference_mean": "logp_difference_mean",
+    "rollout/logp_difference_max": "logp_difference_max",
 } | {f"rewards/{name}/mean": name for name in COMPONENTS}
 HOPELESS = 0.9  # a share of clipped completions, or of groups without spread, above which little can be learnt
 WINDOW = 3  # updates in a row before the warning

@@ -10,12 +10,11 @@ import torch
 from trl import GRPOTrainer
 
 from cpu_grpo.decoder import UnsupportedModel, decoder
-from cpu_grpo.hardware import fastest_precision
+from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
 from cpu_grpo.learner import Rounded, completion_logps
 from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped
 from cpu_grpo.rollout import Completion, Request, Sampling, generate, packed
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED = 48  # tokens of each completion that the self-check looks at
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # mean |difference of log-probs| that it allows; a wrong mask makes over 0.5
 
@@ -47,6 +46,7 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        keep_memory()
         self.fast = fast or FastOptions()
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: dict[str, Any] | None = None  # the micro-batch that a loss is computed of

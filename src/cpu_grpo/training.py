@@ -3,11 +3,13 @@
 import csv
 import io
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpu_grpo.config.schema import Train
+from cpu_grpo.config.schema import Engine, Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import new_directory, sha256, write_json, write_jsonl, write_text
 from cpu_grpo.hardware import Plan, ResourceMonitor, plan
@@ -37,8 +39,6 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
     """
     from transformers import PrinterCallback, set_seed
 
-    from cpu_grpo.trainer import CPUGRPOTrainer
-
     with ResourceMonitor() as monitor:
         hardware = plan(config.hardware)
         set_seed(config.seed)
@@ -48,7 +48,7 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
         functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
         with new_directory(target) as directory:
-            trainer = CPUGRPOTrainer(
+            trainer = trainer_class(config.engine, hardware)(
                 model=model,
                 reward_funcs=functions,
                 args=grpo_config(config, hardware, weights, directory),
@@ -64,6 +64,18 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
             save(model, tokenizer, directory, config, start)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
     return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+
+
+def trainer_class(engine: Engine, hardware: Plan) -> Callable[..., Any]:
+    """What makes the trainer: stock TRL's, or ours with the engine's options."""
+    if engine.name == "trl":
+        from trl import GRPOTrainer
+
+        return GRPOTrainer
+    from cpu_grpo.trainer import CPUGRPOTrainer, FastOptions
+
+    options = FastOptions(hardware.precision, engine.micro_batch_tokens, engine.rows, engine.importance_cap)
+    return partial(CPUGRPOTrainer, fast=options)
 
 
 def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
@@ -158,6 +170,7 @@ def summarise(
         "reward_last": _mean(history[-third:], "reward"),
         "no_spread_share": _mean(history, "no_spread_share"),
         "clipped_share": _mean(history, "clipped_share"),
+        "engine": config.engine.name,
         "precision": hardware.precision,
         "threads": hardware.threads,
         "fp32_gflops": hardware.fp32_rate,

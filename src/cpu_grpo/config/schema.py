@@ -118,6 +118,18 @@ class Hardware:
 
 
 @dataclass
+class Engine:
+    """What generates completions and computes gradients. With `trl`, the other keys do nothing."""
+
+    name: str = option("fast", "our engine, or stock TRL and transformers for comparison", choices=("fast", "trl"))
+    rows: int = option(128, "completions decoded together in training, at most", low=1)
+    micro_batch_tokens: int = option(4096, "tokens whose activations exist at a time in the learner", low=1)
+    importance_cap: float = option(
+        0.0, "bound of importance weights that correct for the rollout's rounding; 0: no weights", low=0
+    )
+
+
+@dataclass
 class Variant:
     """A named training recipe."""
 
@@ -162,6 +174,7 @@ class Shared:
     seed: int = option(42, "of data, sampling, initialisation and evaluation", low=0, high=2**31 - 1)
     model: Model = field(default_factory=Model)
     task: Task = field(default_factory=Task)
+    engine: Engine = field(default_factory=Engine)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking = field(default_factory=Tracking)
 

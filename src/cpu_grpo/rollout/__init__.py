@@ -16,7 +16,7 @@ from cpu_grpo.rollout.sampling import Sampling, sample, stream_seed, uniforms
 from cpu_grpo.rollout.schedule import Completion, Request, Seat, admissions, fits, leave, seating
 from cpu_grpo.rollout.weights import PackedDecoder, packed
 
-__all__ = ["Completion", "Request", "Sampling", "generate", "packed"]
+__all__ = ["Completion", "PackedDecoder", "Request", "Sampling", "generate", "packed"]
 
 CACHE_BYTES = 2**30  # of keys and values of completions at a time
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from cpu_grpo.decoder import Decoder, Linear, Norm
+from cpu_grpo.hardware import DTYPES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Project = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
 
 
