@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
 from cpu_grpo.learner.attention import TreeAttention
-from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores
+from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores, widened_head
 from cpu_grpo.learner.packing import Pack
 
 CHUNK = 256  # states projected onto the vocabulary at a time
@@ -47,7 +47,7 @@ class Rounded:
     decoder: Decoder
     dtype: torch.dtype
     layers: tuple[tuple[Joint, Joint, Joint, Joint], ...]  # qkv, o, gate and up, down
-    head: torch.Tensor  # (V, H)
+    head: torch.Tensor  # widened
 
     @staticmethod
     def of(decoder: Decoder, dtype: torch.dtype) -> "Rounded":
@@ -60,7 +60,7 @@ class Rounded:
             )
             for layer in decoder.layers
         )
-        return Rounded(decoder, dtype, layers, decoder.head.weight.detach().to(dtype))
+        return Rounded(decoder, dtype, layers, widened_head(decoder.head.weight.detach().to(dtype)))
 
 
 def token_scores(

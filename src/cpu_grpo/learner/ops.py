@@ -10,6 +10,8 @@ import torch
 
 from cpu_grpo.kernels import fused
 
+PADDING = 32  # columns added to the head: one cache line of bf16, so that rows stay aligned
+
 
 class MasterLinear(torch.autograd.Function):
     """(x (N, in), weight (out, in) and bias (out,) or None in x's dtype, masters...) -> (N, out).
@@ -91,10 +93,11 @@ class Rotary(torch.autograd.Function):
 
 
 class TokenScores(torch.autograd.Function):
-    """(states (M, H), head weight (V, H) in states' dtype, its master, targets (M,), temperature, chunk)
+    """(states (M, H), head weight from `widened_head`, its master, targets (M,), temperature, chunk)
     -> log-probs of the targets (M,) and entropies in nats (M,), both fp32; entropies without gradient.
 
-    `chunk` rows are projected at a time. Their probabilities are kept in the states' dtype for the gradient, which
+    Scores are taken relative to the target's: those that matter are then near zero, where bf16 is fine-grained. As they
+    come, around 20, they would be off by 0.03 each. `chunk` rows are projected at a time. Their probabilities are kept in the states' dtype for the gradient, which
     overwrites them.
     """
 
@@ -110,7 +113,7 @@ class TokenScores(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logps, entropies, kept = [], [], []
         for some, ids in zip(states.split(chunk), targets.split(chunk), strict=True):
-            scored = fused.token_scores(torch.nn.functional.linear(some, weight), ids, temperature)
+            scored = fused.token_scores(_relative_scores(some, weight, ids), ids, temperature)
             logps.append(scored[0])
             entropies.append(scored[1])
             if any(ctx.needs_input_grad):
@@ -135,9 +138,29 @@ class TokenScores(torch.autograd.Function):
             inner = kept.pop(0)  # (m, V)
             some = slice(first, first + inner.size(0))
             inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
-            torch.mm(inner, weight, out=dstates[some])
+            torch.mm(inner, weight[:, : states.size(1)], out=dstates[some])
             if ctx.needs_input_grad[2]:
                 part = inner.t() @ states[some]  # (V, H)
                 dweight = part.to(ctx.master.dtype) if dweight is None else dweight.add_(part)
             first = some.stop
         return dstates, None, dweight, None, None, None
+
+
+def widened_head(weight: torch.Tensor) -> torch.Tensor:
+    """The head's weight (V, H) in the compute dtype, with two columns of ones and some of zeros: (V, H + PADDING)."""
+    wide = weight.new_zeros(weight.size(0), weight.size(1) + PADDING)
+    wide[:, : weight.size(1)] = weight
+    wide[:, weight.size(1) : weight.size(1) + 2] = 1
+    return wide
+
+
+def _relative_scores(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Scores less the target's score: (m, H) by (V, H + PADDING) -> (m, V), subtracted before they are rounded."""
+    size = states.size(1)
+    target = torch.linalg.vecdot(states.float(), weight[targets, :size].float())  # (m,)
+    wide = states.new_zeros(states.size(0), weight.size(1))
+    wide[:, :size] = states
+    # In two pieces, as one of low precision would not be exact.
+    wide[:, size] = -target
+    wide[:, size + 1] = -target - wide[:, size].float()
+    return torch.nn.functional.linear(wide, weight)

@@ -99,7 +99,7 @@ class _Run:
         self.blocks[number] = block
         first = len(self.seats)
         self.seats += newcomers
-        self._extend(first, scores[torch.tensor(prompt_of)])  # (k, V)
+        self._extend(self.seats[first:], scores[torch.tensor(prompt_of)])  # (k, V)
         self._seat()
 
     def step(self) -> int:
@@ -119,17 +119,20 @@ class _Run:
             starts = torch.tensor([seat.start for seat in self.seats])
             tokens = torch.tensor([seat.completion.ids[-1] for seat in self.seats])
             blocks = list(self.blocks.values())
-            self._extend(0, decode(self.model, tokens, starts + lengths, lengths, self.cache, blocks))
+            level = torch.tensor([seat.level for seat in self.seats])
+            scores = decode(self.model, tokens, starts + lengths, lengths, self.cache, blocks, level)
+            self._extend(self.seats, scores)
         return len(finished)
 
-    def _extend(self, first: int, scores: torch.Tensor) -> None:
-        """Samples a token for every row from `first` on, given their scores (k, V)."""
-        seats = self.seats[first:]
+    def _extend(self, seats: list[Seat], scores: torch.Tensor) -> None:
+        """Samples the seats' next tokens, given their scores less their levels (k, V)."""
         draws = torch.stack([seat.draws[len(seat.completion.ids)] for seat in seats])  # (k,)
         tokens, logps = sample(scores, draws, self.sampling)
-        for seat, token, logp in zip(seats, tokens.tolist(), logps.tolist(), strict=True):
+        highest = scores.amax(dim=-1)
+        for seat, token, logp, rise in zip(seats, tokens.tolist(), logps.tolist(), highest.tolist(), strict=True):
             seat.completion.ids.append(token)
             seat.completion.logps.append(logp)
+            seat.level += rise
 
     def _seat(self) -> None:
         """Tells the prompt blocks who continues them, and drops those that nobody does."""

@@ -6,7 +6,7 @@ from torch.nn import functional
 from cpu_grpo.kernels import fused
 from cpu_grpo.rollout.attention import Step, heads
 from cpu_grpo.rollout.cache import CompletionCache, PromptBlock
-from cpu_grpo.rollout.weights import PackedDecoder
+from cpu_grpo.rollout.weights import LEVEL_COLUMNS, PackedDecoder
 
 
 def prefill(model: PackedDecoder, prompts: list[list[int]]) -> tuple[PromptBlock, torch.Tensor]:
@@ -37,7 +37,7 @@ def prefill(model: PackedDecoder, prompts: list[list[int]]) -> tuple[PromptBlock
     ids = torch.tensor([token for prompt in prompts for token in prompt])  # (N,)
     x, delta = _layers(model, ids, attend)
     last = lengths.cumsum(0) - 1
-    return PromptBlock.of(keys, values, lengths), _head(model, x[last], delta[last])
+    return PromptBlock.of(keys, values, lengths), _head(model, x[last], delta[last], torch.zeros(len(prompts)))
 
 
 def decode(
@@ -47,6 +47,7 @@ def decode(
     lengths: torch.Tensor,
     cache: CompletionCache,
     blocks: list[PromptBlock],
+    level: torch.Tensor,
 ) -> torch.Tensor:
     """Runs one token of each of n rows, appending its keys and values to the cache.
 
@@ -55,12 +56,13 @@ def decode(
         positions: (n,) their positions.
         lengths: (n,) tokens of the rows' completions that are in the cache already.
         blocks: the prompts; every row sits in one of them.
+        level: (n,) is subtracted from the scores before they are rounded: about what the highest will be.
 
     Returns:
-        the scores of the next tokens, (n, V).
+        the scores of the next tokens less the level, (n, V).
     """
     step = Step(model.decoder, cache, blocks, lengths, *model.decoder.rope(positions))
-    return _head(model, *_layers(model, tokens, step.attend))
+    return _head(model, *_layers(model, tokens, step.attend), level)
 
 
 def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +82,11 @@ def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[to
     return x, delta
 
 
-def _head(model: PackedDecoder, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """The residual stream and what is to be added (n, H) -> scores over the vocabulary (n, V)."""
+def _head(model: PackedDecoder, x: torch.Tensor, delta: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The residual stream and what is to be added (n, H) -> scores over the vocabulary less the level, (n, V).
+
+    Around 20, where scores come to lie, bf16 knows steps of 0.125 only; near zero it is fine-grained.
+    """
     norm = model.decoder.norm
-    return model.head(fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)[0])
+    states, _ = fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)
+    return model.head(torch.cat([states, -level[:, None].to(states.dtype).expand(-1, LEVEL_COLUMNS)], dim=1))

@@ -35,6 +35,7 @@ class Seat:
     start: int  # the prompt's length
     draws: torch.Tensor  # (limit,) its uniforms
     completion: Completion = field(default_factory=Completion)
+    level: float = 0.0  # its highest score at the last step
 
 
 def admissions(requests: list[Request]) -> deque[list[int]]:

@@ -8,6 +8,7 @@ import torch
 from cpu_grpo.decoder import Decoder, Linear, Norm
 from cpu_grpo.hardware import DTYPES
 
+LEVEL_COLUMNS = 32  # of the head: see forward._head
 Project = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
 
 
@@ -30,7 +31,7 @@ class PackedDecoder:
     decoder: Decoder
     dtype: torch.dtype
     layers: tuple[PackedLayer, ...]
-    head: Project
+    head: Project  # takes LEVEL_COLUMNS more than H
 
 
 def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
@@ -57,7 +58,10 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
         )
         for layer in decoder.layers
     )
-    return PackedDecoder(decoder, dtype, layers, joint(decoder.head))
+    head = decoder.head.merged().to(dtype)
+    ones = head.new_zeros(head.size(0), LEVEL_COLUMNS)
+    ones[:, 0] = 1  # the first of the columns is what its scores are less; the others keep the rows aligned
+    return PackedDecoder(decoder, dtype, layers, joint(Linear(torch.cat([head, ones], dim=1), decoder.head.bias)))
 
 
 def _project(parts: tuple[Linear, ...], dtype: torch.dtype, rows: int) -> Project:
