@@ -1,13 +1,18 @@
 """The drop-in: TRL's contract, the same numbers as TRL, and a model that really learns."""
 
+import copy
 import inspect
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
+from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from cpu_grpo import CPUGRPOTrainer
+from conftest import tiny_config
+from cpu_grpo import CPUGRPOTrainer, learner
+from cpu_grpo.decoder import Decoder
 from cpu_grpo.models import load_model
 from cpu_grpo.trainer import FastOptions
 
@@ -53,6 +58,9 @@ def make(kind, model, tokenizer, directory, options=None, **changes):
 def test_the_overridden_methods_have_trls_signatures():
     theirs = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
     assert list(inspect.signature(CPUGRPOTrainer._generate_single_turn).parameters) == theirs
+    for name in ("_compute_loss", "_prepare_inputs"):
+        theirs = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+        assert list(inspect.signature(getattr(CPUGRPOTrainer, name)).parameters) == theirs
     theirs = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     ours = list(inspect.signature(CPUGRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert theirs[: len(ours) - 1] == ours[:-1]  # the rest of theirs is multimodal, and taken by keyword
@@ -129,22 +137,190 @@ def test_updates_equal_stock_trls(tokenizer, tiny_directory, tmp_path, changes, 
         assert (ends[1][name] - stock).abs().max() <= 1e-3 * moved + 1e-7, name
 
 
-def test_lora_takes_trls_own_path_and_trains_only_the_adapter(tiny_model, tokenizer, tmp_path):
-    from peft import LoraConfig
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"gradient_checkpointing": True}], ids=str)
+def test_lora_updates_equal_stock_trls_and_leave_the_base_alone(tokenizer, tiny_directory, tmp_path, changes):
+    ends = []
+    for kind in (GRPOTrainer, CPUGRPOTrainer):
+        model, _ = load_model(tiny_directory)
+        torch.manual_seed(3)
+        lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+        trainer = make(scripted(kind), model, tokenizer, tmp_path, {"peft_config": lora}, optim="sgd", **changes)
+        start = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+        trainer.train()
+        ends.append({name: parameter.detach() for name, parameter in trainer.model.named_parameters()})
+        for name in start:
+            assert torch.equal(start[name], ends[-1][name]) or "lora" in name
+    moved = {name: (stock - start[name]).abs().max() for name, stock in ends[0].items() if "lora_B" in name}
+    assert len(moved) == 4 and min(moved.values()) > 0
+    for name, stock in ends[0].items():
+        assert (ends[1][name] - stock).abs().max() <= 1e-3 * max(moved.values()), name
 
-    base = tiny_model.model.layers[0].self_attn.q_proj.weight.clone()
+
+def test_masters_keep_updates_too_small_for_bf16(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    options = {"fast": FastOptions(precision="bf16")}
+    make(CPUGRPOTrainer, model, tokenizer, tmp_path, options, learning_rate=1e-6, max_steps=4).train()
+    weight, start = model.model.layers[0].mlp.up_proj.weight, before["model.layers.0.mlp.up_proj.weight"]
+    moved = (weight - start)[start.abs() > 0.1].abs()  # bf16's steps are 2e-4 and more there
+    assert moved.max() > 1e-6 and moved.max() < 1e-5
+
+
+def test_completions_without_advantage_do_not_go_through_the_model(tokenizer, tiny_directory, tmp_path, monkeypatch):
+    packs = []
+    original = learner.pack
+    monkeypatch.setattr(learner, "pack", lambda *inputs: packs.append(original(*inputs)) or packs[-1])
+    model, _ = load_model(tiny_directory)
+    trainer = make(scripted(CPUGRPOTrainer), model, tokenizer, tmp_path, max_steps=1)
+    # A group of four gets no spread of reward; so the other group's prompt and completions are all there is to compute.
+    trainer.reward_funcs = [lambda completions, **columns: [0.0] * 4 + [1.0, 0.0, 0.0, 0.0]]
+    trainer.train()
+    assert len(packs) == 1 and len(packs[0].trees) == 1
+    assert len(set(packs[0].rows.tolist())) == 4
+
+
+def test_no_advantage_at_all_is_a_zero_gradient_not_none(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path)
+    trainer.reward_funcs = [lambda completions, **columns: [1.0] * len(completions)]
+    trainer.train()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert trainer.state.log_history[0]["grad_norm"] == 0
+
+
+def test_truncated_importance_weights_scale_the_gradient(tokenizer, tiny_directory, tmp_path):
+    """Log-probs that say that the rollout gave every token half its probability: weights of 2, truncated to 1.5."""
+
+    class HalfAsLikely(scripted(CPUGRPOTrainer)):
+        def _generate_single_turn(self, prompt_ids, *rest, **more):
+            ids, _ = super()._generate_single_turn(prompt_ids, *rest, **more)
+            width = max(map(len, ids))
+            rows = [p + c + [0] * (width - len(c)) for p, c in zip(prompt_ids, ids, strict=True)]
+            logps = []
+            for row, completion, prompt in zip(rows, ids, prompt_ids, strict=True):
+                scores = self.model(torch.tensor([row])).logits[0].log_softmax(-1)
+                places = torch.arange(len(completion)) + len(prompt) - 1
+                logps.append((scores[places, torch.tensor(completion)] - torch.tensor(2.0).log()).tolist())
+            return ids, logps
+
+    moves = []
+    for cap in (0.0, 1.5):
+        model, _ = load_model(tiny_directory)
+        start = model.lm_head.weight.detach().clone()
+        options = {"fast": FastOptions(importance_cap=cap)}
+        trainer = make(
+            HalfAsLikely,
+            model,
+            tokenizer,
+            tmp_path,
+            options,
+            optim="sgd",
+            max_steps=1,
+            max_grad_norm=0.0,
+            num_iterations=1,
+        )
+        trainer.train()
+        moves.append(model.lm_head.weight.detach() - start)
+        logged = trainer.state.log_history[0]
+        assert logged["rollout/logp_difference_mean"] == pytest.approx(0.6931, abs=1e-3)
+        assert logged["rollout/logp_difference_max"] == pytest.approx(0.6931, abs=1e-3)
+    torch.testing.assert_close(moves[1], 1.5 * moves[0], rtol=1e-3, atol=1e-6)
+
+
+def test_rollouts_follow_the_learned_weights_and_their_log_probs_agree(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, learning_rate=3e-3, max_steps=4)
+    trainer.train()
+    logged = [entry["rollout/logp_difference_max"] for entry in trainer.state.log_history if "reward" in entry]
+    assert len(logged) == 4 and max(logged) < 1e-3  # stale weights would be off by far more after such updates
+
+
+def test_stale_rollout_weights_would_be_noticed(tokenizer, tiny_directory, tmp_path, monkeypatch):
+    import cpu_grpo.trainer as module
+
+    first, original = [], module.packed
+    monkeypatch.setattr(
+        module,
+        "packed",
+        lambda *inputs: first[0] if first else first.append(copy.deepcopy(original(*inputs))) or first[0],
+    )
+    model, _ = load_model(tiny_directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, learning_rate=3e-2, max_steps=4)
+    trainer.train()
+    logged = [entry["rollout/logp_difference_max"] for entry in trainer.state.log_history if "reward" in entry]
+    assert logged[0] < 1e-3 and max(logged) > 1e-2
+
+
+@pytest.mark.parametrize("part", ["rollout", "learner"])
+def test_a_fast_path_that_disagrees_is_left_with_a_warning(tokenizer, tiny_directory, tmp_path, monkeypatch, part):
+    import cpu_grpo.trainer as module
+
+    right = Decoder.rope
+    wrong = {"rollout": "generate", "learner": "completion_logps"}[part]
+    original = getattr(module, wrong)
+
+    def with_wrong_positions(*inputs, **more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Decoder, "rope", lambda self, positions: right(self, positions // 2))
+            return original(*inputs, **more)
+
+    monkeypatch.setattr(module, wrong, with_wrong_positions)
+    model, _ = load_model(tiny_directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path)
+    with pytest.warns(UserWarning, match=f"the {part}'s log-probs differ from TRL's by"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert "rollout/logp_difference_mean" not in trainer.state.log_history[-2]
+
+
+def test_a_model_the_engine_does_not_know_trains_on_trls_path_with_one_notice(tokenizer, tmp_path):
+    model = LlamaForCausalLM(tiny_config(tokenizer, hidden_act="gelu"))
+    before = model.lm_head.weight.detach().clone()
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path)
+    with pytest.warns(UserWarning) as caught:
+        trainer.train()
+    said = [str(warning.message) for warning in caught if "plain path" in str(warning.message)]
+    assert said == ["TRL's plain path is taken instead of the fast one: its activation is gelu."]
+    assert not torch.equal(model.lm_head.weight, before)
+
+
+def test_generation_options_the_engine_does_not_know_leave_rollouts_to_trl(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, repetition_penalty=1.2)
+    with pytest.warns(UserWarning, match="it does not know repetition_penalty"):
+        trainer.train()
+
+
+def test_evaluation_during_training_works(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
     trainer = CPUGRPOTrainer(
-        model=tiny_model,
+        model=model,
         reward_funcs=many_letters,
-        args=settings(tmp_path),
+        args=settings(tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=8),
         train_dataset=questions(),
+        eval_dataset=questions(),
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
     )
     trainer.train()
-    layer = trainer.model.get_base_model().model.layers[0].self_attn.q_proj
-    assert torch.equal(layer.base_layer.weight, base)
-    assert layer.lora_B["default"].weight.abs().max() > 0
+    assert any("eval_reward" in entry for entry in trainer.state.log_history)
+
+
+def test_a_checkpoint_resumes(tokenizer, tiny_directory, tmp_path):
+    model, _ = load_model(tiny_directory)
+    make(CPUGRPOTrainer, model, tokenizer, tmp_path, save_strategy="steps", save_steps=1).train()
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, max_steps=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"precision": "fp16"}, "precision is 'fp16'"), ({"rows": 0}, "at least 1"), ({"importance_cap": -1}, "at least")],
+)
+def test_wrong_options_are_refused_in_a_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        FastOptions(**change)
 
 
 def test_rollout_throughput_is_logged(tiny_model, tokenizer, tmp_path):
