@@ -4,6 +4,6 @@ With a C++ compiler at hand (g++ or clang++) `kernels.cpp` becomes a shared libr
 about two seconds and once for each machine and version. Without one, torch computes the same a few times slower.
 """
 
-from cpu_grpo.kernels.build import native
+from cpu_grpo.kernels.build import Native, native
 
-__all__ = ["native"]
+__all__ = ["Native", "native"]

@@ -225,14 +225,14 @@ inline lanes load(const bf16* p) {
     return z;
 }
 
-// Columns [s, s + V * W) of the scores (R, most) of R queries (R, d) against keys^T (d, stride). R * V sums at a time hide
-// the latency of an addition.
+// Columns [s, s + V * W) of the scores (R, most) of R queries (R, d) against keys^T, stored (blocks, d, W) so that they are
+// read in the order they lie in. R * V sums at a time hide the latency of an addition.
 template <int R, int V, typename T>
-void score_some(const float* q, const T* keys, int64_t stride, int64_t d, int64_t s, float* scores, int64_t most) {
+void score_some(const float* q, const T* keys, int64_t d, int64_t s, float* scores, int64_t most) {
     lanes sum[R][V] = {};
     for (int64_t j = 0; j < d; j++) {
         for (int v = 0; v < V; v++) {
-            lanes key = load(keys + j * stride + s + v * W);
+            lanes key = load(keys + (s + v * W) * d + j * W);
             for (int r = 0; r < R; r++) sum[r][v] += q[r * d + j] * key;
         }
     }
@@ -241,11 +241,11 @@ void score_some(const float* q, const T* keys, int64_t stride, int64_t d, int64_
 }
 
 template <int R, typename T>
-void score(const float* q, const T* keys, int64_t stride, int64_t d, int64_t count, float* scores, int64_t most) {
+void score(const float* q, const T* keys, int64_t d, int64_t count, float* scores, int64_t most) {
     int64_t s = 0;
-    for (; s + 4 * W <= count; s += 4 * W) score_some<R, 4>(q, keys, stride, d, s, scores, most);
-    for (; s + 2 * W <= count; s += 2 * W) score_some<R, 2>(q, keys, stride, d, s, scores, most);
-    for (; s < count; s += W) score_some<R, 1>(q, keys, stride, d, s, scores, most);
+    for (; s + 4 * W <= count; s += 4 * W) score_some<R, 4>(q, keys, d, s, scores, most);
+    for (; s + 2 * W <= count; s += 2 * W) score_some<R, 2>(q, keys, d, s, scores, most);
+    for (; s < count; s += W) score_some<R, 1>(q, keys, d, s, scores, most);
 }
 
 // Columns [j, j + V * W) of out (R, d) += weights (R, most) times values (count, d).
@@ -297,12 +297,11 @@ struct Shape {
 };
 
 template <int R, typename T>
-void attend_some(const float* q, const T* prompt_keys, const T* prompt_values, int64_t prompt, int64_t prompt_stride,
-                 const T* own_keys, const T* own_values, int64_t own, int64_t capacity, int64_t d, float* scores,
-                 int64_t most, T* out) {
+void attend_some(const float* q, const T* prompt_keys, const T* prompt_values, int64_t prompt, const T* own_keys,
+                 const T* own_values, int64_t own, int64_t d, float* scores, int64_t most, T* out) {
     int64_t padded = (prompt + W - 1) / W * W;  // own scores start at a whole vector
-    score<R>(q, prompt_keys, prompt_stride, d, prompt, scores, most);
-    score<R>(q, own_keys, capacity, d, own, scores + padded, most);
+    score<R>(q, prompt_keys, d, prompt, scores, most);
+    score<R>(q, own_keys, d, own, scores + padded, most);
     float* sums = static_cast<float*>(__builtin_alloca(R * d * sizeof(float)));
     std::memset(sums, 0, R * d * sizeof(float));
     float shares[R];
@@ -327,14 +326,14 @@ void attend_some(const float* q, const T* prompt_keys, const T* prompt_values, i
 
 // One step's attention: rotates the new keys and queries, appends keys and values, attends to prompt and completion.
 //   qkv (rows, (heads + 2 kv) d); cosines and sines (rows, d / 2); out (rows, heads, d)
-//   keys (cache rows, kv, d, capacity) and values (cache rows, kv, capacity, d): this layer's completions
+//   keys (cache rows, kv, capacity / W, d, W) and values (cache rows, kv, capacity, d): this layer's completions
 //   lengths (rows,): tokens of a completion in the cache before this one
-//   prompt_keys (rows,): addresses of the row's prompt's keys^T (kv, d, prompt_strides), whose prompts (rows,) first
-//   columns count; prompt_values (rows,): addresses of (kv, prompt_strides, d)
+//   prompt_keys (rows,): addresses of the row's prompt's keys (kv, prompt_capacities / W, d, W), whose first prompts
+//   (rows,) columns count; prompt_values (rows,): addresses of (kv, prompt_capacities, d)
 template <typename T>
 void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* cosines,
             const float* sines, float scale, T* keys, T* values, const int64_t* lengths, const int64_t* prompt_keys,
-            const int64_t* prompt_values, const int64_t* prompts, const int64_t* prompt_strides, T* out, Shape z) {
+            const int64_t* prompt_values, const int64_t* prompts, const int64_t* prompt_capacities, T* out, Shape z) {
     int64_t rep = z.heads / z.kv, d = z.d, width = (z.heads + 2 * z.kv) * d, most = z.capacity + W;
     int64_t longest = 0;
     for (int64_t i = 0; i < z.rows; i++) longest = prompts[i] > longest ? prompts[i] : longest;
@@ -351,19 +350,19 @@ void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, c
             T* own_keys = keys + task * d * z.capacity;
             T* own_values = values + task * d * z.capacity;
             prepare(row + (z.heads + h) * d, k_norm, eps, c, s, d, k);
-            for (int64_t j = 0; j < d; j++) put(own_keys[j * z.capacity + at], k[j]);
+            for (int64_t j = 0; j < d; j++) put(own_keys[at / W * W * d + j * W + at % W], k[j]);
             std::memcpy(static_cast<void*>(own_values + at * d), row + (z.heads + z.kv + h) * d, d * sizeof(T));
             for (int64_t r = 0; r < rep; r++) {
                 prepare(row + (h * rep + r) * d, q_norm, eps, c, s, d, q + r * d);
                 for (int64_t j = 0; j < d; j++) q[r * d + j] *= scale;
             }
-            int64_t stride = prompt_strides[i];
-            const T* shared_keys = reinterpret_cast<const T*>(prompt_keys[i]) + h * d * stride;
-            const T* shared_values = reinterpret_cast<const T*>(prompt_values[i]) + h * d * stride;
+            int64_t stored = prompt_capacities[i] * d;
+            const T* shared_keys = reinterpret_cast<const T*>(prompt_keys[i]) + h * stored;
+            const T* shared_values = reinterpret_cast<const T*>(prompt_values[i]) + h * stored;
             T* to = out + (i * z.heads + h * rep) * d;
             auto some = [&](auto count, int64_t r) {
-                attend_some<decltype(count)::value>(q + r * d, shared_keys, shared_values, prompts[i], stride, own_keys,
-                                                    own_values, at + 1, z.capacity, d, scores, most, to + r * d);
+                attend_some<decltype(count)::value>(q + r * d, shared_keys, shared_values, prompts[i], own_keys, own_values,
+                                                    at + 1, d, scores, most, to + r * d);
             };
             int64_t r = 0;
             for (; r + 4 <= rep; r += 4) some(Count<4>{}, r);
@@ -408,10 +407,10 @@ void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, c
     extern "C" void attend_##SUFFIX(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* c, \
                                     const float* s, float scale, T* keys, T* values, const int64_t* lengths,           \
                                     const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompts,  \
-                                    const int64_t* prompt_strides, T* out, int64_t rows, int64_t heads, int64_t kv,    \
+                                    const int64_t* prompt_capacities, T* out, int64_t rows, int64_t heads, int64_t kv,    \
                                     int64_t d, int64_t capacity) {                                                     \
         attend(qkv, q_norm, k_norm, eps, c, s, scale, keys, values, lengths, prompt_keys, prompt_values, prompts,      \
-               prompt_strides, out, Shape{rows, heads, kv, d, capacity});                                              \
+               prompt_capacities, out, Shape{rows, heads, kv, d, capacity});                                              \
     }
 
 EXPORT(float, fp32)

@@ -97,8 +97,8 @@ class TokenScores(torch.autograd.Function):
     -> log-probs of the targets (M,) and entropies in nats (M,), both fp32; entropies without gradient.
 
     Scores are taken relative to the target's: those that matter are then near zero, where bf16 is fine-grained. As they
-    come, around 20, they would be off by 0.03 each. `chunk` rows are projected at a time. Their probabilities are kept in the states' dtype for the gradient, which
-    overwrites them.
+    come, around 20, they would be off by 0.03 each. `chunk` rows are projected at a time. Their probabilities are kept
+    in the states' dtype for the gradient, which overwrites them.
     """
 
     @staticmethod

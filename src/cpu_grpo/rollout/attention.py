@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from cpu_grpo.decoder import Decoder, Norm
-from cpu_grpo.kernels import fused, native
-from cpu_grpo.rollout.cache import COLUMNS, CompletionCache, PromptBlock
+from cpu_grpo.kernels import fused
+from cpu_grpo.rollout.cache import CompletionCache, PromptBlock, compiled
 
 WIDTH_STEP = 32  # torch's products read completions up to a multiple of this, and so keep their shapes for a while
 
@@ -23,11 +23,11 @@ class Step:
     sines: torch.Tensor  # (n, d / 2)
 
     def __post_init__(self) -> None:
-        self.native = native(self.cache.keys.dtype) if self.decoder.head_dim % COLUMNS == 0 else None
+        self.native = compiled(self.decoder.head_dim, self.cache.keys.dtype)
         if self.native:
             self._locate_prompts()
         else:
-            self.width = min(-(-(int(self.lengths.max()) + 1) // WIDTH_STEP) * WIDTH_STEP, self.cache.keys.size(4))
+            self.width = min(-(-(int(self.lengths.max()) + 1) // WIDTH_STEP) * WIDTH_STEP, self.cache.values.size(3))
             ahead = torch.arange(self.width) > self.lengths[:, None]
             hidden = torch.zeros(ahead.shape, dtype=self.cache.keys.dtype)
             self.hidden = hidden.masked_fill_(ahead, float("-inf"))[:, None]  # (n, 1, W)
@@ -55,20 +55,20 @@ class Step:
             self.prompt_keys + layer * self.prompt_layer,
             self.prompt_values + layer * self.prompt_layer,
             self.prompt_lengths,
-            self.prompt_strides,
+            self.prompt_capacities,
             out,
             qkv.size(0),
             decoder.heads,
             decoder.kv_heads,
             decoder.head_dim,
-            keys.size(3),
+            values.size(2),
         )
         return out
 
     def _locate_prompts(self) -> None:
-        """Addresses (n,) of each row's prompt in the first layer, bytes to the next layer's, lengths and strides."""
+        """Addresses (n,) of each row's prompt in the first layer, bytes to the next layer's, lengths and capacities."""
         found = torch.empty(5, self.lengths.numel(), dtype=torch.long)
-        self.prompt_keys, self.prompt_values, self.prompt_layer, self.prompt_lengths, self.prompt_strides = found
+        self.prompt_keys, self.prompt_values, self.prompt_layer, self.prompt_lengths, self.prompt_capacities = found
         for block in self.blocks:
             size = block.keys.element_size()
             of_group = block.groups * block.keys.stride(1) * size
@@ -76,14 +76,14 @@ class Step:
             found[1, block.rows] = block.values.data_ptr() + of_group
             found[2, block.rows] = block.keys.stride(0) * size
             found[3, block.rows] = block.lengths[block.groups]
-            found[4, block.rows] = block.keys.size(4)
+            found[4, block.rows] = block.values.size(3)
 
     def _composed(self, layer: int, qkv: torch.Tensor, q_norm: Norm | None, k_norm: Norm | None) -> torch.Tensor:
         decoder = self.decoder
         q, k, v = heads(qkv, decoder, self.cosines, self.sines, q_norm, k_norm)
         self.cache.append(layer, self.lengths, k, v)
         q = (q * decoder.attention_scale).unflatten(1, (decoder.kv_heads, -1))  # (n, kv, rep, d)
-        keys = self.cache.keys[layer, : q.size(0), ..., : self.width]
+        keys = self.cache.keys[layer, : q.size(0), :, 0, :, : self.width]
         values = self.cache.values[layer, : q.size(0), :, : self.width]
         attended, weight = _attend(q, keys, values, self.hidden)  # (n, kv, rep, d), (n, kv, rep, 1)
         for block in self.blocks:
@@ -122,7 +122,7 @@ def _attend_prompts(
     groups, most = block.members.shape
     _, kv, rep, size = q.shape
     grouped = q[block.members].transpose(1, 2).reshape(groups, kv, most * rep, size)
-    found, found_weight = _attend(grouped, block.keys[layer], block.values[layer], block.hidden)
+    found, found_weight = _attend(grouped, block.keys[layer, :, :, 0], block.values[layer], block.hidden)
 
     def seated(t: torch.Tensor) -> torch.Tensor:  # (g, kv, m * rep, e) -> (k, kv, rep, e)
         return t.unflatten(2, (most, rep)).transpose(1, 2).flatten(0, 1)[block.places]
