@@ -42,8 +42,9 @@ def test_both_engines_give_the_same_results(config, any_model, tokenizer):
 
 
 def test_a_model_that_the_engine_does_not_know_is_evaluated_with_a_warning(config, tokenizer):
-    from conftest import tiny_config
     from transformers import LlamaForCausalLM
+
+    from conftest import tiny_config
 
     model = LlamaForCausalLM(tiny_config(tokenizer, hidden_act="gelu")).eval()
     with pytest.warns(UserWarning, match="its activation is gelu"):

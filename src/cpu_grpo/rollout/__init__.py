@@ -110,12 +110,11 @@ class _Run:
             if seat.completion.ids[-1] in self.ends or len(seat.completion.ids) == self.limit
         ]
         if finished:
-            lengths = [len(seat.completion.ids) - 1 for seat in self.seats]
-            for source, target in leave(self.seats, finished):
-                self.cache.move(source, target, lengths[source])
+            for move in leave(self.seats, finished):
+                self.cache.move(*move)
             self._seat()
         if self.seats:
-            lengths = torch.tensor([len(seat.completion.ids) - 1 for seat in self.seats])  # (n,)
+            lengths = torch.tensor([seat.stored for seat in self.seats])  # (n,)
             starts = torch.tensor([seat.start for seat in self.seats])
             tokens = torch.tensor([seat.completion.ids[-1] for seat in self.seats])
             blocks = list(self.blocks.values())

@@ -87,6 +87,6 @@ def _head(model: PackedDecoder, x: torch.Tensor, delta: torch.Tensor, level: tor
 
     Around 20, where scores come to lie, bf16 knows steps of 0.125 only; near zero it is fine-grained.
     """
-    norm = model.decoder.norm
+    norm = model.norm
     states, _ = fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)
     return model.head(torch.cat([states, -level[:, None].to(states.dtype).expand(-1, LEVEL_COLUMNS)], dim=1))

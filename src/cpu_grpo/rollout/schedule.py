@@ -37,6 +37,11 @@ class Seat:
     completion: Completion = field(default_factory=Completion)
     level: float = 0.0  # its highest score at the last step
 
+    @property
+    def stored(self) -> int:
+        """Tokens whose keys and values are in the cache: all but the newest."""
+        return len(self.completion.ids) - 1
+
 
 def admissions(requests: list[Request]) -> deque[list[int]]:
     """The requests by prompt length, in lots that are prefilled together.
@@ -77,13 +82,16 @@ def seating(seats: list[Seat], block: int, groups: int) -> list[list[int]]:
     return rows
 
 
-def leave(seats: list[Seat], finished: list[int]) -> list[tuple[int, int]]:
-    """Removes finished rows, filling their places from the end; returns the cache's moves for that, (from, to)."""
+def leave(seats: list[Seat], finished: list[int]) -> list[tuple[int, int, int]]:
+    """Removes finished rows, filling their places from the end.
+
+    Returns:
+        the moves that the cache must make, in this order: from, to, and how many tokens it holds of the one that moves.
+    """
     moves = []
     for row in sorted(finished, reverse=True):
-        last = len(seats) - 1
-        if row != last:
-            seats[row] = seats[last]
-            moves.append((last, row))
-        seats.pop()
+        last = seats.pop()
+        if row != len(seats):
+            seats[row] = last
+            moves.append((len(seats), row, last.stored))
     return moves

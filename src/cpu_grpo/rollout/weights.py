@@ -31,6 +31,7 @@ class PackedDecoder:
     decoder: Decoder
     dtype: torch.dtype
     layers: tuple[PackedLayer, ...]
+    norm: Norm
     head: Project  # takes LEVEL_COLUMNS more than H
 
 
@@ -47,12 +48,12 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
 
     layers = tuple(
         PackedLayer(
-            attention_norm=layer.attention_norm,
+            attention_norm=_norm(layer.attention_norm),
             qkv=joint(layer.q, layer.k, layer.v),
-            q_norm=layer.q_norm,
-            k_norm=layer.k_norm,
+            q_norm=_norm(layer.q_norm),
+            k_norm=_norm(layer.k_norm),
             o=joint(layer.o),
-            mlp_norm=layer.mlp_norm,
+            mlp_norm=_norm(layer.mlp_norm),
             gate_up=joint(layer.gate, layer.up),
             down=joint(layer.down),
         )
@@ -61,7 +62,8 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     head = decoder.head.merged().to(dtype)
     ones = head.new_zeros(head.size(0), LEVEL_COLUMNS)
     ones[:, 0] = 1  # the first of the columns is what its scores are less; the others keep the rows aligned
-    return PackedDecoder(decoder, dtype, layers, joint(Linear(torch.cat([head, ones], dim=1), decoder.head.bias)))
+    joined = Linear(torch.cat([head, ones], dim=1), decoder.head.bias)
+    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), joint(joined))
 
 
 def _project(parts: tuple[Linear, ...], dtype: torch.dtype, rows: int) -> Project:
@@ -76,6 +78,11 @@ def _project(parts: tuple[Linear, ...], dtype: torch.dtype, rows: int) -> Projec
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     linear = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: linear(x, laid_out, bias, "none", [], "")
+
+
+def _norm(norm: Norm | None) -> Norm | None:
+    """A norm in fp32, whatever the model is held in."""
+    return norm and Norm(norm.weight.detach().float(), norm.eps)
 
 
 def _prepacks(dtype: torch.dtype) -> bool:
