@@ -53,9 +53,9 @@ def _all() -> dict[torch.dtype, Native]:
         return {}
     try:
         library = ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"Slower torch code replaces the compiled kernels: {said.strip().splitlines()[-1]}", stacklevel=2)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: there is no home directory
+        said = (getattr(error, "stderr", None) or "").strip() or str(error)
+        warnings.warn(f"Slower torch code replaces the compiled kernels: {said.splitlines()[-1]}", stacklevel=2)
         return {}
     return {dtype: Native(library, suffix) for dtype, suffix in SUFFIXES.items()}
 

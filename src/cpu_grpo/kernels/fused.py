@@ -15,7 +15,8 @@ def add_norm(
     Returns:
         x * scale * weight, (n, H) in `dtype`, and scale, (n,) in fp32.
     """
-    if (kernels := native(dtype)) and _simple(x, delta) and weight.dtype == torch.float32:
+    wide = x.dtype == weight.dtype == torch.float32 and (delta is None or delta.dtype == dtype)
+    if wide and (kernels := native(dtype)) and _simple(x, delta, weight):
         out, scales = torch.empty(x.shape, dtype=dtype), torch.empty(x.size(0))
         kernels.norm(x, delta, weight, eps, out, scales, x.size(0), x.size(1))
         return out, scales
@@ -29,7 +30,8 @@ def norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of RMSNorm's input (n, H) and weight (H,), in fp32."""
-    if (kernels := native(gradient.dtype)) and _simple(gradient, x) and weight.dtype == torch.float32:
+    wide = x.dtype == weight.dtype == torch.float32
+    if wide and (kernels := native(gradient.dtype)) and _simple(gradient, x, weight, scales):
         parts = min(64, x.size(0))
         dx, dweight = torch.empty_like(x), torch.zeros(parts, x.size(1))
         kernels.norm_backward(gradient, x, weight, scales, dx, dweight, x.size(0), x.size(1), parts)
@@ -66,7 +68,7 @@ def swiglu_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int = 1) -> torch.Tensor:
     """(n, heads, d), rows any stride apart, rotated by angles given as fp32 (n, d / 2); sign -1 rotates back."""
-    if (kernels := native(x.dtype)) and x.stride()[1:] == (x.size(2), 1):
+    if (kernels := native(x.dtype)) and x.stride()[1:] == (x.size(2), 1) and _simple(cos, sin):
         out = x.new_empty(x.shape)
         kernels.rotary(x, x.stride(0), cos, sin, sign, out, *x.shape)
         return out
@@ -97,7 +99,7 @@ def token_scores(
     scores: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (m, V), perhaps overwritten, -> log-probs of the targets (m,), entropies (m,), probabilities (m, V)."""
-    if (kernels := native(scores.dtype)) and _simple(scores):
+    if (kernels := native(scores.dtype)) and _simple(scores, targets) and targets.dtype == torch.int64:
         logps, entropies = torch.empty(2, scores.size(0))
         kernels.token_scores(scores, targets, 1 / temperature, logps, entropies, *scores.shape)
         return logps, entropies, scores
