@@ -184,7 +184,7 @@ def script(monkeypatch, requests, lengths):
 # ---- greedy completions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [1, 7, 128])
+@pytest.mark.parametrize("rows", [3, 128])
 def test_greedy_completions_are_those_of_transformers(any_model, kernels, rows):
     assert agrees(any_model, rows=rows)
 
@@ -280,7 +280,7 @@ def test_log_probs_of_greedy_and_filtered_tokens_are_before_the_filter(tiny_mode
 def test_a_seed_gives_the_same_completions_in_any_order_and_company(any_model, kernels):
     requests = [Request(prompt, 1 + number % 3) for number, prompt in enumerate(PROMPTS)]
     wanted = tokens(complete(any_model, requests, Sampling(), seed=5))
-    for rows in (3, 8, 20):
+    for rows in (3, 20):
         order = random.Random(rows).sample(range(len(requests)), len(requests))
         found = tokens(complete(any_model, [requests[i] for i in order], Sampling(), seed=5, rows=rows))
         assert found == [wanted[i] for i in order]
@@ -297,7 +297,7 @@ def test_another_seed_gives_other_completions_and_so_does_another_copy(tiny_mode
 
 def check_bf16(model):
     """Rounding to bf16 is 0.16% off on average (rms). Some 25 of these in a row make 0.8% of scores that spread by 2:
-    0.016, and more where attention or a norm magnifies it. Measured: 0.013 to 0.032.
+    0.016, and more where attention or a norm magnifies it. Measured: 0.012 to 0.031.
     """
     completions = complete(model, REQUESTS, Sampling(), precision="bf16", rows=7)
     far = differences(model, REQUESTS, completions).abs()

@@ -125,3 +125,9 @@ def test_survivors_keep_their_identity_and_all_their_tokens_and_few_are_moved(ro
     for row, survivor in enumerate(seats):
         assert cache[row][: survivor.stored] == [(survivor.copy, token) for token in range(rows[survivor.copy][0])]
     assert len(moves) <= len(finished)
+
+
+@pytest.mark.parametrize(("prompt", "count"), [([], 1), ([5], 0)])
+def test_a_request_for_nothing_is_refused(prompt, count):
+    with pytest.raises(ValueError, match="a prompt and a count from 1"):
+        Request(prompt, count)

@@ -41,7 +41,12 @@ def generate(
         ends: tokens that end a completion.
         rows: completions decoded together, at most (or the largest request's count, if that is more).
         finished: called with the number of completions that have just finished.
+
+    Raises:
+        ValueError: a limit below 1, or scores that are no distribution.
     """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}: allow a completion 1 token or more.")
     run = _Run(model, requests, sampling, limit, ends, seed, rows)
     while run.waiting or run.seats:
         run.admit()

@@ -15,6 +15,10 @@ class Request:
     prompt: list[int]
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if not self.prompt or self.count < 1:
+            raise ValueError(f"A request needs a prompt and a count from 1, not {self.prompt} and {self.count}.")
+
 
 @dataclass
 class Completion:
