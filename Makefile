@@ -8,7 +8,7 @@ endif
 READY := .venv/installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro test lint ui lock clean
+.PHONY: help repro test bench lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,9 @@ repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
 
 test: $(READY) ## run the tests
 	"$(BIN)/python" -m pytest
+
+bench: $(READY) ## measure speed against stock TRL and others: hours; leave the machine alone meanwhile
+	"$(BIN)/python" benchmarks/run.py
 
 lint: $(READY) ## check style and the direction of imports
 	"$(BIN)/ruff" check .

@@ -1,0 +1,93 @@
+"""The least time that the work itself takes: operations over the measured GEMM rate, bytes over the measured bandwidth.
+
+Counted: the matrix products of the layers and the head, with each prompt computed once for its whole group; in decoding
+also the weights, read once a step; in the optimizer AdamW's state. Not counted, so that these stay lower bounds:
+attention, norms, sampling, rounding the weights, Python.
+"""
+
+from dataclasses import dataclass
+
+HALF = 2  # bytes of a bf16 weight
+ADAMW = 7 * 4  # bytes a parameter: reads weight, gradient and two moments in fp32, writes all but the gradient
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, in weights."""
+
+    body: int  # in the layers' matrices
+    head: int  # in the projection onto the vocabulary
+    parameters: int  # in all, as the optimizer sees them
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one update, or one rollout, has to do."""
+
+    prompts: int
+    completions: int  # of each prompt
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def sequences(self) -> int:
+        return self.prompts * self.completions
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens that the learner's model must see: each prompt once, and all but the last of each completion."""
+        return self.prompts * (self.prompt_tokens + self.completions * (self.completion_tokens - 1))
+
+    @property
+    def scored_tokens(self) -> int:
+        return self.sequences * self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of this machine, as measured."""
+
+    flops: float  # multiplications and additions a second, in the fastest precision's matrix products
+    bandwidth: float  # bytes a second, reading
+
+    def seconds(self, operations: float, moved: float) -> float:
+        """Operations and transfers overlap at best."""
+        return max(operations / self.flops, moved / self.bandwidth)
+
+
+def prefill_operations(shape: Shape, work: Work) -> int:
+    """All prompts through the layers, each once, and their last tokens through the head."""
+    return 2 * shape.body * work.prompts * work.prompt_tokens + 2 * shape.head * work.prompts
+
+
+def decode_step_operations(shape: Shape, work: Work) -> int:
+    """One token of every sequence."""
+    return 2 * (shape.body + shape.head) * work.sequences
+
+
+def learner_operations(shape: Shape, work: Work) -> int:
+    """Forward (2 a weight and token) and backward (4): 6 x body x packed tokens + 6 x head x scored tokens."""
+    return 6 * shape.body * work.packed_tokens + 6 * shape.head * work.scored_tokens
+
+
+def rollout_seconds(shape: Shape, work: Work, rates: Rates) -> float:
+    """Prefill yields the first tokens, each further one takes a step."""
+    weights = HALF * (shape.body + shape.head)
+    prefill = rates.seconds(prefill_operations(shape, work), weights)
+    step = rates.seconds(decode_step_operations(shape, work), weights)
+    return prefill + (work.completion_tokens - 1) * step
+
+
+def learner_seconds(shape: Shape, work: Work, rates: Rates) -> float:
+    return learner_operations(shape, work) / rates.flops
+
+
+def update_seconds(shape: Shape, work: Work, rates: Rates) -> float:
+    """Rollout, learner and optimizer."""
+    optimizer = ADAMW * shape.parameters / rates.bandwidth
+    return rollout_seconds(shape, work, rates) + learner_seconds(shape, work, rates) + optimizer
+
+
+def rounding_seconds(shape: Shape, rates: Rates) -> float:
+    """Every fp32 weight read, and written in half the bytes."""
+    return (4 + HALF) * (shape.body + shape.head) / rates.bandwidth

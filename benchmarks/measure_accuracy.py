@@ -1,0 +1,151 @@
+"""Worker: seconds from the start of its process until a trained model reaches an accuracy on held-out problems.
+
+A task has: base, model, problems (a problems.jsonl), seed, accuracy, most_updates (0: only the start model's accuracy)
+and started (time.time() as the process was launched). In the clock: Python's start, imports, model load, compilation,
+training. Out of it, and told apart: evaluations. One follows every update, so the first to reach the accuracy ends the
+run; the interval beside it says what a single evaluation is worth.
+"""
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from worker import Json, serve
+
+PROMPTS, COMPLETIONS, TOKENS = 16, 8, 12
+LEARNING_RATE = 2e-5
+
+
+def measure(task: Json) -> Json:
+    from transformers import PrinterCallback
+    from workloads import load, shape, use_all_cores
+
+    from cpu_grpo.tasks.problems import of_split, read_problems
+
+    use_all_cores()
+    model, tokenizer = load(task)
+    problems = read_problems(Path(task["problems"]))
+    exam = Exam(model, tokenizer, of_split(problems, "validation"), task)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _trainer(task, model, tokenizer, of_split(problems, "train"), scratch, exam.callback())
+        trainer.remove_callback(PrinterCallback)
+        exam.precision = trainer.precision
+        if task["most_updates"]:
+            trainer.train()
+        else:
+            exam.sit()
+    lengths = [row["completions/mean_length"] for row in trainer.state.log_history if "reward" in row]
+    return {
+        "seconds": exam.training_seconds[-1] if exam.passed else None,
+        "updates": trainer.state.global_step,
+        "right": exam.right,  # after each update
+        "training_seconds": exam.training_seconds,
+        "evaluation_seconds": exam.evaluation_seconds,
+        "n": len(exam.problems),
+        "prompt_tokens": mean(exam.prompt_tokens),
+        "completion_tokens": mean(lengths) if lengths else 0,
+        "shape": asdict(shape(model)),
+    }
+
+
+class Exam:
+    """Greedy answers to the held-out problems by our rollout engine, and the clock."""
+
+    def __init__(self, model: Any, tokenizer: Any, problems: list[Any], task: Json) -> None:
+        from cpu_grpo.evaluation import end_tokens
+
+        self.model, self.tokenizer, self.problems = model, tokenizer, problems
+        self.accuracy, self.started = task["accuracy"], task["started"]
+        self.ends = end_tokens(model, tokenizer)
+        self.right: list[int] = []
+        self.training_seconds: list[float] = []  # on the clock after each update, without evaluations
+        self.evaluation_seconds = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return self.right[-1] >= self.accuracy * len(self.problems)
+
+    def sit(self) -> None:
+        """Counts the right answers of the model as it is now."""
+        from cpu_grpo.decoder import decoder
+        from cpu_grpo.rollout import Request, Sampling, generate, packed
+        from cpu_grpo.tasks.answers import flexible, same
+        from cpu_grpo.tasks.prompts import prompt, prompt_ids
+
+        start = time.time()
+        self.training_seconds.append(start - self.started - self.evaluation_seconds)
+        asked = [prompt_ids(prompt(problem, "", self.tokenizer), self.tokenizer) for problem in self.problems]
+        self.prompt_tokens = [len(ids) for ids in asked]
+        ready = packed(decoder(self.model), self.precision, 128)
+        groups = generate(ready, [Request(ids) for ids in asked], Sampling(temperature=0), TOKENS, self.ends, seed=0)
+        texts = [self.tokenizer.decode(group[0].ids, skip_special_tokens=True) for group in groups]
+        self.right.append(sum(same(flexible(t), p.answer) for t, p in zip(texts, self.problems, strict=True)))
+        self.evaluation_seconds += time.time() - start
+
+    def callback(self) -> Any:
+        """An evaluation after every update; training stops when it is passed."""
+        from transformers import TrainerCallback
+
+        exam = self
+
+        class SitAfterUpdates(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                exam.sit()
+                control.should_training_stop = exam.passed
+
+        return SitAfterUpdates()
+
+
+def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratch: str, callback: Any) -> Any:
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from cpu_grpo import CPUGRPOTrainer
+    from cpu_grpo.config.schema import Rewards
+    from cpu_grpo.rewards import reward_functions
+    from cpu_grpo.tasks.prompts import prompt
+
+    functions, weights = reward_functions(Rewards(correct=1.0))
+    return CPUGRPOTrainer(
+        model=model,
+        reward_funcs=functions,
+        args=GRPOConfig(
+            output_dir=scratch,
+            reward_weights=weights,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=PROMPTS * COMPLETIONS,
+            num_generations=COMPLETIONS,
+            max_completion_length=TOKENS,
+            max_steps=max(1, task["most_updates"]),
+            seed=task["seed"],
+            gradient_checkpointing=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt(p, "", tokenizer), "answer": p.answer} for p in problems]),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+
+
+def write_sums(target: Path, quick: bool) -> None:
+    """Problems of two or three one-digit numbers, no two alike, with their splits."""
+    from cpu_grpo.config.schema import Task
+    from cpu_grpo.tasks.problems import write_problems
+    from cpu_grpo.tasks.splits import draw
+
+    sizes = {"train": 20, "validation": 8, "test": 2} if quick else {"train": 160, "validation": 200, "test": 2}
+    task = Task(name="chain_sum", kind="chain_sum", levels=[1, 2], **sizes)
+    write_problems(target, draw(task, seed=42, prompt_length=lambda problem: 0).problems)
+
+
+if __name__ == "__main__":
+    serve(measure)

@@ -1,0 +1,64 @@
+"""Worker: seconds of the learner's forward and backward over whole groups, and the GEMM rate around them.
+
+A task has: model, base, work (a list of Work), times, quick. The weights are rounded to the compute dtype beforehand,
+as that is done once for many micro-batches (the benchmark's row weight_refresh has its price).
+"""
+
+import time
+from dataclasses import asdict
+
+import torch
+from floors import Work
+from measure_machine import peak
+from worker import Json, serve
+from workloads import load, prompt_ids, prompts, shape, use_all_cores
+
+from cpu_grpo.decoder import decoder
+from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
+from cpu_grpo.learner import Rounded, completion_logps
+from cpu_grpo.learner.packing import pack
+
+
+def measure(task: Json) -> Json:
+    """A warm-up and timed passes for each amount of work; GFLOP/s of matrix products before and after."""
+    use_all_cores()
+    keep_memory()
+    model, tokenizer = load(task)
+    precision = fastest_precision()
+    rates = [peak(precision, task["quick"])]
+    rounded = Rounded.of(decoder(model), DTYPES[precision])
+    seconds = []
+    for given in task["work"]:
+        work = Work(**given)
+        ids = batch(tokenizer, work)
+        found = pack(ids, torch.ones_like(ids), work.completion_tokens)
+        if (found.ids.numel(), found.targets.numel()) != (work.packed_tokens, work.scored_tokens):
+            raise ValueError(f"{found.ids.numel()} packed and {found.targets.numel()} scored tokens were not expected")
+        passes = []
+        for _ in range(1 + task["times"]):
+            start = time.perf_counter()
+            logps, _ = completion_logps(rounded, ids, torch.ones_like(ids), work.completion_tokens, 1.0)
+            logps.mean().neg().backward()
+            passes.append(time.perf_counter() - start)
+        seconds.append(passes[1:])
+    rates.append(peak(precision, task["quick"]))
+    return {
+        "seconds": seconds,
+        "precision": precision,
+        "gemm_gflops": rates,
+        "threads": torch.get_num_threads(),
+        "shape": asdict(shape(model)),
+    }
+
+
+def batch(tokenizer: object, work: Work) -> torch.Tensor:
+    """Groups as TRL hands them over, (B, P + T): prompts repeated, and random completions."""
+    asked = prompt_ids(tokenizer, prompts(tokenizer, work.prompts, work.prompt_tokens, 0))
+    rows = torch.tensor(asked).repeat_interleave(work.completions, dim=0)  # (B, P)
+    draw = torch.Generator().manual_seed(0)
+    completions = torch.randint(len(tokenizer), (rows.size(0), work.completion_tokens), generator=draw)  # (B, T)
+    return torch.cat([rows, completions], dim=1)
+
+
+if __name__ == "__main__":
+    serve(measure)

@@ -1,0 +1,85 @@
+"""Worker: seconds of a rollout by our engine or by transformers.generate, packing, prefill and sampling included.
+
+A task has: engine, model, base, groups (a list of Work), temperature, warm_up_tokens.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from floors import Work
+from worker import Json, serve
+from workloads import NEVER, SEED, WARM_UP_SEED, load, prompt_ids, prompts, shape, use_all_cores
+
+from cpu_grpo.decoder import decoder
+from cpu_grpo.hardware import fastest_precision, keep_memory
+from cpu_grpo.rollout import Request, Sampling, generate, packed
+
+Rollout = Callable[[list[list[int]], int, int], list[list[int]]]  # prompts, completions of each, tokens -> completions
+
+
+def measure(task: Json) -> Json:
+    """One warm-up and one timed rollout for each amount of work."""
+    use_all_cores()
+    model, tokenizer = load(task, torch.float32 if task["engine"] == "ours" else torch.bfloat16)
+    rollout = {"ours": ours, "transformers": plain}[task["engine"]](model, task["temperature"])
+    seconds = []
+    for given in task["groups"]:
+        work = Work(**given)
+        for seed, tokens in ((WARM_UP_SEED, task["warm_up_tokens"]), (SEED, work.completion_tokens)):
+            asked = prompt_ids(tokenizer, prompts(tokenizer, work.prompts, work.prompt_tokens, seed))
+            start = time.perf_counter()
+            completions = rollout(asked, work.completions, tokens)
+            took = time.perf_counter() - start
+            if [len(ids) for ids in completions] != [tokens] * work.sequences:
+                raise ValueError(f"not {work.sequences} completions of {tokens} tokens")
+        seconds.append(took)
+    return {"seconds": seconds, "threads": torch.get_num_threads(), "shape": asdict(shape(model))}
+
+
+def ours(model: Any, temperature: float) -> Rollout:
+    """As CPUGRPOTrainer does it: fp32 masters, packed anew for each rollout."""
+    keep_memory()
+    precision = fastest_precision()
+
+    def rollout(asked: list[list[int]], count: int, tokens: int) -> list[list[int]]:
+        groups = generate(
+            packed(decoder(model), precision, min(128, len(asked) * count)),
+            [Request(ids, count) for ids in asked],
+            Sampling(temperature),
+            limit=tokens,
+            ends={NEVER},
+            seed=0,
+        )
+        return [completion.ids for group in groups for completion in group]
+
+    return rollout
+
+
+def plain(model: Any, temperature: float) -> Rollout:
+    """transformers.generate on a bf16 model, every row in one batch."""
+
+    @torch.inference_mode()
+    def rollout(asked: list[list[int]], count: int, tokens: int) -> list[list[int]]:
+        ids = torch.tensor(asked)  # (prompts, P): all are of the same length
+        model.generation_config.eos_token_id = NEVER
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            num_return_sequences=count,
+            max_new_tokens=tokens,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=0,
+        )
+        return out[:, ids.size(1) :].tolist()
+
+    return rollout
+
+
+if __name__ == "__main__":
+    serve(measure)

@@ -1,0 +1,110 @@
+"""Rows about an update's two parts: the rollout against other engines, and the learner against the GEMM peak."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import floors
+from bench import Bench, shape_of
+from figures import Figure, ratio
+from worker import Json, ask
+
+TEMPERATURE = 0.9
+GROUPS = (1, 8)  # of 8 completions: 8 and 64 sequences
+# By default vLLM keeps one core for its scheduler, half of a machine with two: it is measured both ways, and compared
+# with at its better one. Its documentation advises Intel's OpenMP, which its requirements install.
+VLLM = {"vllm": {}, "vllm, all cores": {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}}
+MICRO_BATCH = 3  # groups that the trainer's default of 4096 tokens holds
+
+
+def rollout(bench: Bench, model: str) -> list[Figure]:
+    """Tokens a second at 8 and 64 sequences, against vLLM's CPU build where there is one, and against transformers."""
+    works = [bench.work(prompts) for prompts in GROUPS]
+    task = bench.task(model) | {"groups": [asdict(work) for work in works], "temperature": TEMPERATURE}
+
+    def asking(engine: str, warm_up_tokens: int) -> Callable[[], Json]:
+        return lambda: ask("measure_rollout.py", task | {"engine": engine, "warm_up_tokens": warm_up_tokens})
+
+    with tempfile.TemporaryDirectory() as scratch:
+        engines = {
+            "ours": (bench.repeats, asking("ours", works[0].completion_tokens)),
+            "transformers": (bench.stock_repeats, asking("transformers", 4)),
+        }
+        if python := os.environ.get("VLLM_PYTHON"):
+            saved = task | {"directory": scratch}
+            for name, environment in VLLM.items():
+                engines[name] = (bench.stock_repeats, partial(_ask_vllm, saved, python, environment))
+        runs = bench.measure(f"rollout_{model}", engines)
+    figures = []
+    for place, work in enumerate(works):
+        rates = {
+            name: [work.scored_tokens / answer["seconds"][place] for answer in runs.get(name, [])]
+            for name in ("ours", "transformers", *VLLM)
+        }
+        vllm = max((name for name in VLLM if rates[name]), key=lambda name: median(rates[name]), default="vllm")
+        bound = None
+        if runs["ours"]:
+            bound = work.scored_tokens / floors.rollout_seconds(shape_of(runs["ours"]), work, bench.rates)
+        for other, title, goal in ((vllm, "vLLM", 2), ("transformers", "transformers.generate bf16", 5)):
+            figures.append(
+                Figure(
+                    f"rollout against {title}",
+                    bench.describe(model, work),
+                    **ratio(rates["ours"], rates[other], rates=True),
+                    bound=bound,
+                    unit="tokens/s",
+                    goal=goal,
+                    note=_vllm_note(rates) if other == vllm else "",
+                )
+            )
+    return figures
+
+
+def _vllm_note(rates: dict[str, list[float]]) -> str:
+    """What each of vLLM's settings came to."""
+    told = [f"{name} {median(rates[name]):.0f} tokens/s" for name in VLLM if rates[name]]
+    return "; ".join(told) or "VLLM_PYTHON names no python with vLLM, or it failed"
+
+
+def _ask_vllm(task: Json, python: str, environment: dict[str, str]) -> Json:
+    """Saves the model, as vLLM loads from a directory, and has it measured in vLLM's environment."""
+    openmp = Path(python).parents[1] / "lib" / "libiomp5.so"
+    if environment and openmp.is_file():
+        environment = environment | {"LD_PRELOAD": str(openmp)}
+    saved = ask("workloads.py", task)
+    asked = {"directory": task["directory"], "temperature": TEMPERATURE, "groups": saved["groups"]}
+    return ask("measure_vllm.py", asked, python, **environment)
+
+
+def learner(bench: Bench, model: str) -> list[Figure]:
+    """Achieved FLOP/s, of operations that have to be done, over the GEMM peak measured beside them."""
+    works = [bench.work(groups) for groups in (1, MICRO_BATCH)]
+    task = bench.task(model) | {"work": [asdict(work) for work in works], "times": bench.repeats}
+    answers = bench.measure(f"learner_{model}", {"ours": (1, lambda: ask("measure_learner.py", task))})["ours"]
+    figures = []
+    for place, work in enumerate(works):
+        measure = f"learner, {work.prompts} group{'s' * (work.prompts > 1)} at a time"
+        if not answers:
+            figures.append(Figure(measure, bench.describe(model, work)))
+            continue
+        operations = floors.learner_operations(shape_of(answers), work)
+        achieved, peak = operations / median(answers[0]["seconds"][place]) / 1e9, max(answers[0]["gemm_gflops"])
+        figures.append(
+            Figure(
+                measure,
+                bench.describe(model, work),
+                ours=achieved,
+                bound=peak,
+                unit="GFLOP/s",
+                value=achieved / peak,
+                value_unit="%",
+                goal=0.7,
+                note=f"6 x body x packed tokens + 6 x head x scored tokens = {operations / 1e12:.3g} TFLOP "
+                f"({work.packed_tokens} packed, {work.scored_tokens} scored), in {answers[0]['precision']}",
+            )
+        )
+    return figures

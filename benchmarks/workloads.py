@@ -1,0 +1,121 @@
+"""The models and prompts that are measured: the same weights and tokens for every engine."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from floors import Shape
+from worker import Json, serve
+
+from cpu_grpo.decoder import decoder
+from cpu_grpo.hardware import usable_cores
+from cpu_grpo.models import load_model, load_tokenizer
+
+NEVER = 2**31 - 1  # an end token that no vocabulary has: completions run to the limit
+SEED, WARM_UP_SEED = 0, 1  # of prompts: an engine that remembers prompts must not know those that are timed
+PIECES = [" seven", " red", " apples", " and", " 12", " are", " in", " a", " box", ".", "s", "1"]
+
+
+def use_all_cores() -> None:
+    """The same threads for every engine: OMP_NUM_THREADS where set, else one a core."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or usable_cores()))
+
+
+def load(task: Json, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """The model and tokenizer of a task.
+
+    `model` is 135m (SmolLM2, from the directory `base`) or 494m (Qwen2-0.5B's shape with random weights and the
+    tokenizer of `base`); with an empty `base` both are tiny ones of the same architectures.
+    """
+    tokenizer = load_tokenizer(Path(task["base"])) if task["base"] else _tiny_tokenizer()
+    if task["model"] == "135m" and task["base"]:
+        return load_model(Path(task["base"]), dtype)[0], tokenizer
+    return _random_model(task, tokenizer).to(dtype), tokenizer
+
+
+def shape(model: Any) -> Shape:
+    """The model's sizes as `floors` counts them."""
+    parts = decoder(model)
+    linears = [getattr(layer, name) for layer in parts.layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    return Shape(
+        body=sum(linear.weight.numel() for linear in linears),
+        head=parts.head.weight.numel(),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def prompts(tokenizer: Any, count: int, tokens: int, seed: int) -> list[str]:
+    """Different texts of exactly `tokens` tokens each."""
+    draw = random.Random(seed)
+    found: list[str] = []
+    while len(found) < count:
+        text = _text(tokenizer, tokens, draw)
+        if text and text not in found:
+            found.append(text)
+    return found
+
+
+def prompt_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts)["input_ids"]
+
+
+def _text(tokenizer: Any, tokens: int, draw: random.Random) -> str | None:
+    """A text of exactly so many tokens, or None if luck would have it otherwise."""
+    text = draw.choice("ABCDEFGHIJ")
+    for _ in range(8 * tokens):
+        longer = text + draw.choice(PIECES)
+        length = len(tokenizer(longer)["input_ids"])
+        if length <= tokens:
+            text = longer
+        if length == tokens:
+            return text
+    return None
+
+
+def _random_model(task: Json, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    if task["base"]:
+        sizes = {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
+        sizes |= {"intermediate_size": 4864, "vocab_size": 151936}
+    else:
+        sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+        sizes |= {"intermediate_size": 128, "vocab_size": len(tokenizer)}
+    config_class, model_class = {"135m": (LlamaConfig, LlamaForCausalLM), "494m": (Qwen2Config, Qwen2ForCausalLM)}[
+        task["model"]
+    ]
+    config = config_class(**sizes, **special, tie_word_embeddings=True, max_position_embeddings=2048)
+    torch.manual_seed(0)
+    return model_class(config).eval()
+
+
+def _tiny_tokenizer() -> Any:
+    """One token a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def _save(task: Json) -> Json:
+    """Writes a task's model to a directory, for an engine that loads from one; returns the prompts as token ids."""
+    model, tokenizer = load(task, torch.bfloat16)
+    model.save_pretrained(task["directory"])
+    tokenizer.save_pretrained(task["directory"])
+    groups = []
+    for given in task["groups"]:
+        count, tokens = given["prompts"], given["prompt_tokens"]
+        asked, warm_up = (prompt_ids(tokenizer, prompts(tokenizer, count, tokens, s)) for s in (SEED, WARM_UP_SEED))
+        groups.append(given | {"prompts": asked, "warm_up_prompts": warm_up})
+    return {"groups": groups}
+
+
+if __name__ == "__main__":
+    serve(_save)
