@@ -6,10 +6,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
+from cpu_grpo.kernels.products import Product, product
 from cpu_grpo.learner.attention import TreeAttention
 from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores, widened_head
 from cpu_grpo.learner.packing import Pack
 
+ROWS = 2048  # about as many tokens as a micro-batch has
 CHUNK = 256  # states projected onto the vocabulary at a time
 
 
@@ -17,23 +19,24 @@ CHUNK = 256  # states projected onto the vocabulary at a time
 class Joint:
     """Projections of the same input side by side, rounded to the compute dtype; the masters stay as they are."""
 
-    weight: torch.Tensor  # (sum of outs, in)
-    bias: torch.Tensor | None
+    forward: Product  # (N, in) -> (N, sum of outs)
+    backward: Product  # (N, sum of outs) -> (N, in), the gradient's way back
     parts: tuple[Linear, ...]
 
     @staticmethod
     def of(dtype: torch.dtype, *parts: Linear) -> "Joint":
-        weight = torch.cat([part.weight.detach().to(dtype) for part in parts])
+        weight = torch.cat([part.weight.detach().to(dtype) for part in parts])  # (sum of outs, in)
         bias = None
         if any(part.bias is not None for part in parts):
             bias = torch.cat([torch.zeros(p.weight.size(0)) if p.bias is None else p.bias.detach() for p in parts])
-        return Joint(weight, None if bias is None else bias.to(dtype), parts)
+            bias = bias.to(dtype)
+        return Joint(product(weight, bias, ROWS), product(weight.t(), None, ROWS), parts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in) -> (N, sum of outs)."""
         weights = [part.weight for part in self.parts]
         biases = [part.bias for part in self.parts if part.bias is not None]
-        out = MasterLinear.apply(x, self.weight, self.bias, *weights, *biases)
+        out = MasterLinear.apply(x, self.forward, self.backward, *weights, *biases)
         if not any(part.adapters for part in self.parts):
             return out
         pieces = out.split([weight.size(0) for weight in weights], dim=-1)

@@ -9,29 +9,28 @@ from typing import Any
 import torch
 
 from cpu_grpo.kernels import fused
+from cpu_grpo.kernels.products import Product
 
 PADDING = 32  # columns added to the head: one cache line of bf16, so that rows stay aligned
 
 
 class MasterLinear(torch.autograd.Function):
-    """(x (N, in), weight (out, in) and bias (out,) or None in x's dtype, masters...) -> (N, out).
+    """(x (N, in), forward, backward, masters...) -> forward(x) (N, out).
 
-    `weight` and `bias` are the masters side by side and rounded; gradients go to the masters: first all the weights,
-    then all the biases.
+    `forward` multiplies by the masters side by side and rounded to x's dtype, `backward` by their transpose. Gradients
+    go to the masters: first all the weights (out, in), then all the biases (out,).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *masters: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.masters = masters
-        return torch.nn.functional.linear(x, weight, bias)
+    def forward(ctx: Any, x: torch.Tensor, forward: Product, backward: Product, *masters: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.transposed, ctx.masters = backward, masters
+        return forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        dx = gradient @ weight if ctx.needs_input_grad[0] else None
+        (x,) = ctx.saved_tensors
+        dx = ctx.transposed(gradient) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad[3:]
         weights = [m for m in ctx.masters if m.dim() == 2]
         biases = [m for m in ctx.masters if m.dim() == 1]
