@@ -1,7 +1,7 @@
-"""The passes over memory between matrix products, each fused into one: compiled here on first use, or done by torch.
+"""What torch and oneDNN are slow at, in C++: passes over memory between products, and products of few rows.
 
-With a C++ compiler at hand (g++ or clang++) `kernels.cpp` becomes a shared library in the user's cache directory, in
-about two seconds and once for each machine and version. Without one, torch computes the same a few times slower.
+With a C++ compiler at hand (g++ or clang++) the sources become a shared library in the user's cache directory, in a few
+seconds and once for each machine and version. Without one, torch computes the same a few times slower.
 """
 
 from cpu_grpo.kernels.build import Native, native

@@ -1,4 +1,4 @@
-"""Compiles kernels.cpp on first use and loads it."""
+"""Compiles the C++ kernels on first use and loads them."""
 
 import ctypes
 import functools
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).parent / "kernels.cpp"
+SOURCES = [Path(__file__).parent / name for name in ("kernels.cpp", "products.cpp")]
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
 # Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
 FLAGS += "-fassociative-math -ffinite-math-only"
@@ -29,14 +29,19 @@ SIGNATURES = {
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "attend": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, FLOAT] + [POINTER] * 8 + [INT] * 5,
 }
+SIGNATURES_BF16 = {"narrow_product": [POINTER] * 4 + [INT] * 3}
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class Native:
-    """The compiled kernels for one storage dtype, as functions of tensors, numbers and None."""
+    """The compiled kernels for one storage dtype, as functions of tensors, numbers and None.
+
+    `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none.
+    """
 
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
-        for name, signature in SIGNATURES.items():
+        self.panel = library.narrow_panel_bf16() if suffix == "bf16" else 0
+        for name, signature in (SIGNATURES | (SIGNATURES_BF16 if suffix == "bf16" else {})).items():
             function = getattr(library, f"{name}_{suffix}")
             function.argtypes, function.restype = signature, None
             setattr(self, name, functools.partial(_call, function))
@@ -65,13 +70,13 @@ def _compiled() -> Path:
     compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
     if sys.platform != "linux" or compiler is None:
         raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
-    parts = (SOURCE.read_text(), FLAGS, compiler, _cpu(), torch.__version__)
+    parts = (*(source.read_text() for source in SOURCES), FLAGS, compiler, _cpu(), torch.__version__)
     target = _cache() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
         try:
-            command = [compiler, *FLAGS.split(), str(SOURCE), "-o", str(unfinished)]
+            command = [compiler, *FLAGS.split(), *map(str, SOURCES), "-o", str(unfinished)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             unfinished.rename(target)
         finally:
