@@ -27,6 +27,7 @@ SIGNATURES = {
     "causal_softmax": [POINTER, FLOAT, INT, INT, INT],
     "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "attend": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, FLOAT] + [POINTER] * 8 + [INT] * 5,
 }
 SIGNATURES_BF16 = {"narrow_product": [POINTER] * 4 + [INT] * 3}

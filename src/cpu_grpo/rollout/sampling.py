@@ -11,8 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from cpu_grpo.kernels import native
+
 BLOCK = 256  # tokens whose weights are summed before the search looks inside
 CHUNK_SCORES = 2**20  # handled at once: temporaries of 4 MB stay in the cache, and the allocator keeps their pages
+NO_DISTRIBUTION = (
+    "A row of scores, divided by the temperature, holds NaN, +inf or nothing above -inf, so no token can be drawn: "
+    "look for the step at which the model diverged."
+)
 CANDIDATES = 128  # best tokens tried for the top-p nucleus first; a row that needs more gets 32 times as many
 
 
@@ -28,6 +34,11 @@ class Sampling:
     top_k: int = 0  # this many of the best tokens stay, and ties with the last of them; 0: off
     top_p: float = 1.0  # the fewest best tokens stay that hold this share of the probability; 1: off
     min_p: float = 0.0  # tokens of at least this share of the best one's probability stay; 0: off
+
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens are removed before one is drawn."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
 
     def __post_init__(self):
         if not 0 <= self.temperature < math.inf:
@@ -56,6 +67,14 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     Raises:
         ValueError: a row of scores is no distribution.
     """
+    kernels = None if sampling.filters or not scores.is_contiguous() else native(scores.dtype)
+    if kernels:
+        tokens, logps = torch.empty(len(scores), dtype=torch.int64), torch.empty(len(scores))
+        inverse = 1 / sampling.temperature if sampling.temperature else 0.0
+        kernels.draw(scores, uniforms.double().contiguous(), inverse, tokens, logps, *scores.shape)
+        if (tokens < 0).any():
+            raise ValueError(NO_DISTRIBUTION)
+        return tokens, logps
     rows = max(1, CHUNK_SCORES // scores.size(1))
     parts = zip(scores.split(rows), uniforms.split(rows), strict=True)
     tokens, logps = zip(*(_sample(*part, sampling) for part in parts), strict=True)
@@ -97,10 +116,7 @@ def _sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) ->
     weights = scores.softmax(dim=-1)  # (n, V)
     peak = weights.amax(dim=-1, keepdim=True)  # (n, 1)
     if not peak.isfinite().all():
-        raise ValueError(
-            "A row of scores, divided by the temperature, holds NaN, +inf or nothing above -inf, so no token can be "
-            "drawn: look for the step at which the model diverged."
-        )
+        raise ValueError(NO_DISTRIBUTION)
     # Log of the normaliser without a second pass over exponentials: the peak is exp(0) / sum. Taken from the score and
     # not from its weight, a log-prob stays exact where the weight underflows.
     log_peak, best = peak.log(), scores.amax(dim=-1, keepdim=True)  # (n, 1)
