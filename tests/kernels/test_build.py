@@ -129,7 +129,7 @@ def test_another_version_or_machine_gets_a_library_of_its_own(fresh, monkeypatch
     second = build._compiled()
     changed = tmp_path / "changed.cpp"
     changed.write_text(build.SOURCES[0].read_text() + "// changed")
-    monkeypatch.setattr(build, "SOURCES", [changed, build.SOURCES[1]])
+    monkeypatch.setattr(build, "SOURCES", [changed, *build.SOURCES[1:]])
     third = build._compiled()
     assert set(fresh.iterdir()) == {first, second, third}
     assert len({first, second, third}) == 3

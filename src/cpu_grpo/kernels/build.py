@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).parent / name for name in ("kernels.cpp", "products.cpp")]
+SOURCES = [Path(__file__).parent / name for name in ("attention.cpp", "draw.cpp", "passes.cpp", "products.cpp")]
+HEADER = Path(__file__).parent / "numbers.h"
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
 # Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
 FLAGS += "-fassociative-math -ffinite-math-only"
@@ -28,6 +29,7 @@ SIGNATURES = {
     "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "store": [POINTER] * 4 + [INT] * 4,
     "attend": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, FLOAT] + [POINTER] * 8 + [INT] * 5,
 }
 SIGNATURES_BF16 = {"narrow_product": [POINTER] * 4 + [INT] * 3}
@@ -71,7 +73,7 @@ def _compiled() -> Path:
     compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
     if sys.platform != "linux" or compiler is None:
         raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
-    parts = (*(source.read_text() for source in SOURCES), FLAGS, compiler, _cpu(), torch.__version__)
+    parts = (*(path.read_text() for path in (*SOURCES, HEADER)), FLAGS, compiler, _cpu(), torch.__version__)
     target = _cache() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

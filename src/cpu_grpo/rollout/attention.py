@@ -83,7 +83,7 @@ class Step:
         q, k, v = heads(qkv, decoder, self.cosines, self.sines, q_norm, k_norm)
         self.cache.append(layer, self.lengths, k, v)
         q = (q * decoder.attention_scale).unflatten(1, (decoder.kv_heads, -1))  # (n, kv, rep, d)
-        keys = self.cache.keys[layer, : q.size(0), :, 0, :, : self.width]
+        keys = self.cache.keys[layer, : q.size(0), ..., : self.width]
         values = self.cache.values[layer, : q.size(0), :, : self.width]
         attended, weight = _attend(q, keys, values, self.hidden)  # (n, kv, rep, d), (n, kv, rep, 1)
         for block in self.blocks:
@@ -122,7 +122,7 @@ def _attend_prompts(
     groups, most = block.members.shape
     _, kv, rep, size = q.shape
     grouped = q[block.members].transpose(1, 2).reshape(groups, kv, most * rep, size)
-    found, found_weight = _attend(grouped, block.keys[layer, :, :, 0], block.values[layer], block.hidden)
+    found, found_weight = _attend(grouped, block.keys[layer], block.values[layer], block.hidden)
 
     def seated(t: torch.Tensor) -> torch.Tensor:  # (g, kv, m * rep, e) -> (k, kv, rep, e)
         return t.unflatten(2, (most, rep)).transpose(1, 2).flatten(0, 1)[block.places]

@@ -1,27 +1,25 @@
 """Keys and values: of prompts, stored once for a whole group, and of completions, in places reserved at the start.
 
-Keys are stored transposed in blocks of columns, (blocks, d, columns), so that the scores of a block's tokens are
-computed side by side from memory read in order. The compiled kernels take blocks of 16; torch's products one block of
-all columns.
+The compiled kernels keep numbers in an order of their own (`store` in attention.cpp), block by block of 16 tokens. For
+torch's products keys are stored transposed.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn import functional
 
 from cpu_grpo.decoder import Decoder
 from cpu_grpo.kernels import Native, native
 
-COLUMNS = 16  # of a block, for the compiled kernels; capacities are multiples of it
+BLOCK = 16  # tokens that the compiled kernels keep together; capacities are multiples of it
 
 
 @dataclass
 class PromptBlock:
     """The keys and values of g prompts of like length, and the rows of the batch that continue them."""
 
-    keys: torch.Tensor  # (layers, g, kv, blocks, d, columns)
-    values: torch.Tensor  # (layers, g, kv, P, d)
+    keys: torch.Tensor  # (layers, g, kv, d, P), or as much in the kernels' order
+    values: torch.Tensor  # (layers, g, kv, P, d), or as much in the kernels' order
     lengths: torch.Tensor  # (g,)
     hidden: torch.Tensor  # (g, 1, P), -inf past a prompt's end
     rows: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (k,) that continue them
@@ -33,14 +31,17 @@ class PromptBlock:
     def of(keys: list[torch.Tensor], values: list[torch.Tensor], lengths: torch.Tensor) -> "PromptBlock":
         """From each layer's keys and values, (g, kv, P, d), of prompts padded on the right to the longest."""
         groups, kv, longest, size = keys[0].shape
-        capacity = rounded(longest)
-        columns = columns_of(size, capacity, keys[0].dtype)
-        stored_keys = keys[0].new_zeros(len(keys), groups, kv, capacity // columns, size, columns)
+        capacity, kernels = rounded(longest), compiled(size, keys[0].dtype)
+        stored_keys = keys[0].new_zeros(len(keys), groups, kv, size, capacity)
         stored_values = keys[0].new_zeros(len(keys), groups, kv, capacity, size)
-        for layer, (some_keys, some_values) in enumerate(zip(keys, values, strict=True)):
-            padded = functional.pad(some_keys, (0, 0, 0, capacity - longest))  # (g, kv, capacity, d)
-            stored_keys[layer] = padded.unflatten(2, (-1, columns)).transpose(3, 4)
-            stored_values[layer, :, :, :longest] = some_values
+        for layer, of_layer in enumerate(zip(keys, values, strict=True)):
+            if kernels:
+                some = (t.contiguous() for t in of_layer)
+                stored = (stored_keys[layer], stored_values[layer])
+                kernels.store(*some, *stored, groups * kv, longest, capacity, size)
+            else:
+                stored_keys[layer, ..., :longest] = of_layer[0].transpose(2, 3)
+                stored_values[layer, :, :, :longest] = of_layer[1]
         past = torch.arange(capacity) >= lengths[:, None]
         hidden = torch.zeros(past.shape, dtype=keys[0].dtype).masked_fill_(past, float("-inf"))
         return PromptBlock(stored_keys, stored_values, lengths, hidden[:, None])
@@ -61,22 +62,25 @@ class CompletionCache:
     def __init__(self, decoder: Decoder, rows: int, length: int, dtype: torch.dtype) -> None:
         layers, kv, size = len(decoder.layers), decoder.kv_heads, decoder.head_dim
         # Zeros: what is masked must not be NaN.
-        capacity = rounded(length)
-        columns = columns_of(size, capacity, dtype)
-        self.keys = torch.zeros(layers, rows, kv, capacity // columns, size, columns, dtype=dtype)
-        self.values = torch.zeros(layers, rows, kv, capacity, size, dtype=dtype)
+        self.keys = torch.zeros(layers, rows, kv, size, rounded(length), dtype=dtype)  # or in the kernels' order
+        self.values = torch.zeros(layers, rows, kv, rounded(length), size, dtype=dtype)  # likewise
 
     def append(self, layer: int, lengths: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Puts (n, kv, d) keys and values behind the first n rows' tokens, `lengths` (n,) each."""
-        rows, columns = torch.arange(lengths.numel()), self.keys.size(5)
-        self.keys[layer][rows, :, lengths // columns, :, lengths % columns] = keys
+        """Puts (n, kv, d) keys and values behind the first n rows' tokens, `lengths` (n,) each; without kernels."""
+        rows = torch.arange(lengths.numel())
+        self.keys[layer][rows, :, :, lengths] = keys
         self.values[layer][rows, :, lengths] = values
 
     def move(self, source: int, target: int, length: int) -> None:
         """Gives row `source`'s first `length` tokens to row `target`."""
-        blocks = -(-length // self.keys.size(5))
-        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        size = self.values.size(4)
+        if compiled(size, self.keys.dtype):
+            keys, values, some = self.keys.flatten(3), self.values.flatten(3), slice(rounded(length) * size)
+            keys[:, target, :, some] = keys[:, source, :, some]
+            values[:, target, :, some] = values[:, source, :, some]
+        else:
+            self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
+            self.values[:, target, :, :length] = self.values[:, source, :, :length]
 
 
 def row_bytes(decoder: Decoder, length: int, dtype: torch.dtype) -> int:
@@ -84,16 +88,11 @@ def row_bytes(decoder: Decoder, length: int, dtype: torch.dtype) -> int:
     return 2 * len(decoder.layers) * decoder.kv_heads * rounded(length) * decoder.head_dim * dtype.itemsize
 
 
-def columns_of(head_dim: int, capacity: int, dtype: torch.dtype) -> int:
-    """How many columns a block of keys has."""
-    return COLUMNS if compiled(head_dim, dtype) else capacity
-
-
 def compiled(head_dim: int, dtype: torch.dtype) -> Native | None:
     """The compiled kernels, if they can attend with heads of this size."""
-    return native(dtype) if head_dim % COLUMNS == 0 else None
+    return native(dtype) if head_dim % BLOCK == 0 else None
 
 
 def rounded(length: int) -> int:
     """The capacity for `length` tokens."""
-    return -(-length // COLUMNS) * COLUMNS
+    return -(-length // BLOCK) * BLOCK

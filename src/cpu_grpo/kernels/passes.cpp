@@ -1,0 +1,208 @@
+// The passes over memory between matrix products, each fused into one, called with plain pointers.
+#include <cstdint>
+#include <cstring>
+
+#include "numbers.h"
+
+namespace {
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// ---- RMSNorm -------------------------------------------------------------------------------------------------------
+
+// x (n, h) += delta (n, h) where given; out (n, h) = x * scale * weight; scale (n,) = 1 / rms where wanted.
+template <typename T>
+void norm(float* x, const T* delta, const float* weight, float eps, T* out, float* scales, int64_t n, int64_t h) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float* row = x + i * h;
+        if (delta) {
+            const T* add = delta + i * h;
+#pragma omp simd
+            for (int64_t j = 0; j < h; j++) row[j] += wide(add[j]);
+        }
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t j = 0; j < h; j++) squares += row[j] * row[j];
+        float scale = 1.0f / __builtin_sqrtf(squares / float(h) + eps);
+        if (scales) scales[i] = scale;
+        T* to = out + i * h;
+#pragma omp simd
+        for (int64_t j = 0; j < h; j++) put(to[j], row[j] * scale * weight[j]);
+    }
+}
+
+// gradient (n, h) of the output -> dx (n, h) of the input, and dweight (parts, h): a partial sum for each part of rows.
+template <typename T>
+void norm_backward(const T* gradient, const float* x, const float* weight, const float* scales, float* dx,
+                   float* dweight, int64_t n, int64_t h, int64_t parts) {
+#pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < parts; part++) {
+        float* sums = dweight + part * h;
+        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++) {
+            const T* g = gradient + i * h;
+            const float* row = x + i * h;
+            float scale = scales[i], along = 0;
+#pragma omp simd reduction(+ : along)
+            for (int64_t j = 0; j < h; j++) along += wide(g[j]) * weight[j] * row[j];
+            along *= scale * scale / float(h);
+            float* to = dx + i * h;
+#pragma omp simd
+            for (int64_t j = 0; j < h; j++) {
+                float given = wide(g[j]);
+                sums[j] += given * row[j] * scale;
+                to[j] = scale * (given * weight[j] - along * row[j]);
+            }
+        }
+    }
+}
+
+// ---- SwiGLU --------------------------------------------------------------------------------------------------------
+
+// x (n, 2 h), gates then ups -> out (n, h) = silu(gate) * up
+template <typename T>
+void swiglu(const T* x, T* out, int64_t n, int64_t h) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const T *gate = x + i * 2 * h, *up = gate + h;
+        T* to = out + i * h;
+#pragma omp simd
+        for (int64_t j = 0; j < h; j++) put(to[j], wide(gate[j]) * sigmoid(wide(gate[j])) * wide(up[j]));
+    }
+}
+
+template <typename T>
+void swiglu_backward(const T* gradient, const T* x, T* dx, int64_t n, int64_t h) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const T *g = gradient + i * h, *gate = x + i * 2 * h, *up = gate + h;
+        T *dgate = dx + i * 2 * h, *dup = dgate + h;
+#pragma omp simd
+        for (int64_t j = 0; j < h; j++) {
+            float a = wide(gate[j]), s = sigmoid(a), given = wide(g[j]);
+            put(dup[j], given * a * s);
+            put(dgate[j], given * wide(up[j]) * s * (1.0f + a * (1.0f - s)));
+        }
+    }
+}
+
+// ---- rotary embedding ----------------------------------------------------------------------------------------------
+
+// x: n rows of `heads` heads of d, rows `stride` apart -> out (n, heads, d); sign -1 rotates back.
+template <typename T>
+void rotary(const T* x, int64_t stride, const float* cosines, const float* sines, float sign, T* out, int64_t n,
+            int64_t heads, int64_t d) {
+    int64_t half = d / 2;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const float *c = cosines + i * half, *s = sines + i * half;
+        for (int64_t head = 0; head < heads; head++) {
+            const T* from = x + i * stride + head * d;
+            T* to = out + (i * heads + head) * d;
+#pragma omp simd
+            for (int64_t j = 0; j < half; j++) {
+                float a = wide(from[j]), b = wide(from[j + half]);
+                put(to[j], a * c[j] - b * sign * s[j]);
+                put(to[j + half], b * c[j] + a * sign * s[j]);
+            }
+        }
+    }
+}
+
+// ---- the learner's attention weights -------------------------------------------------------------------------------
+
+// scores (n, t, s), in place: row r of t sees the first s - t + 1 + r keys; softmax of scale * scores over those, else 0.
+template <typename T>
+void causal_softmax(T* scores, float scale, int64_t n, int64_t t, int64_t s) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n * t; i++) {
+        T* row = scores + i * s;
+        int64_t seen = s - t + 1 + i % t;
+        float highest = -3.0e38f, sum = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t j = 0; j < seen; j++) highest = wide(row[j]) > highest ? wide(row[j]) : highest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < seen; j++) sum += exponential((wide(row[j]) - highest) * scale);
+        float share = 1.0f / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < seen; j++) put(row[j], exponential((wide(row[j]) - highest) * scale) * share);
+        std::memset(static_cast<void*>(row + seen), 0, (s - seen) * sizeof(T));
+    }
+}
+
+// gradient (n, t, s) of the weights, in place, to that of the scores.
+template <typename T>
+void causal_softmax_backward(T* gradient, const T* weights, float scale, int64_t n, int64_t t, int64_t s) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n * t; i++) {
+        T* g = gradient + i * s;
+        const T* w = weights + i * s;
+        int64_t seen = s - t + 1 + i % t;
+        float along = 0;
+#pragma omp simd reduction(+ : along)
+        for (int64_t j = 0; j < seen; j++) along += wide(g[j]) * wide(w[j]);
+#pragma omp simd
+        for (int64_t j = 0; j < seen; j++) put(g[j], wide(w[j]) * (wide(g[j]) - along) * scale);
+        std::memset(static_cast<void*>(g + seen), 0, (s - seen) * sizeof(T));
+    }
+}
+
+// ---- scores over the vocabulary ------------------------------------------------------------------------------------
+
+// scores (n, v), in place to probabilities at the inverse temperature; logps (n,) of targets (n,); entropies (n,).
+template <typename T>
+void token_scores(T* scores, const int64_t* targets, float inverse, float* logps, float* entropies, int64_t n,
+                  int64_t v) {
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < n; i++) {
+        T* row = scores + i * v;
+        float highest = -3.0e38f, sum = 0, mean = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t j = 0; j < v; j++) highest = wide(row[j]) > highest ? wide(row[j]) : highest;
+#pragma omp simd reduction(+ : sum, mean)
+        for (int64_t j = 0; j < v; j++) {
+            float x = __builtin_fmaxf((wide(row[j]) - highest) * inverse, -87.0f), e = exponential(x);
+            sum += e;
+            mean += e * x;
+        }
+        float total = __builtin_logf(sum), share = 1.0f / sum;
+        logps[i] = (wide(row[targets[i]]) - highest) * inverse - total;
+        entropies[i] = total - mean * share;
+#pragma omp simd
+        for (int64_t j = 0; j < v; j++) put(row[j], exponential((wide(row[j]) - highest) * inverse) * share);
+    }
+}
+
+}  // namespace
+
+#define EXPORT(T, SUFFIX)                                                                                              \
+    extern "C" void norm_##SUFFIX(float* x, const T* delta, const float* weight, float eps, T* out, float* scales,     \
+                                  int64_t n, int64_t h) {                                                              \
+        norm(x, delta, weight, eps, out, scales, n, h);                                                                \
+    }                                                                                                                  \
+    extern "C" void norm_backward_##SUFFIX(const T* g, const float* x, const float* weight, const float* scales,       \
+                                           float* dx, float* dweight, int64_t n, int64_t h, int64_t parts) {           \
+        norm_backward(g, x, weight, scales, dx, dweight, n, h, parts);                                                 \
+    }                                                                                                                  \
+    extern "C" void swiglu_##SUFFIX(const T* x, T* out, int64_t n, int64_t h) { swiglu(x, out, n, h); }                \
+    extern "C" void swiglu_backward_##SUFFIX(const T* g, const T* x, T* dx, int64_t n, int64_t h) {                    \
+        swiglu_backward(g, x, dx, n, h);                                                                               \
+    }                                                                                                                  \
+    extern "C" void rotary_##SUFFIX(const T* x, int64_t stride, const float* c, const float* s, float sign, T* out,    \
+                                    int64_t n, int64_t heads, int64_t d) {                                             \
+        rotary(x, stride, c, s, sign, out, n, heads, d);                                                               \
+    }                                                                                                                  \
+    extern "C" void causal_softmax_##SUFFIX(T* scores, float scale, int64_t n, int64_t t, int64_t s) {                 \
+        causal_softmax(scores, scale, n, t, s);                                                                        \
+    }                                                                                                                  \
+    extern "C" void causal_softmax_backward_##SUFFIX(T* g, const T* weights, float scale, int64_t n, int64_t t,        \
+                                                     int64_t s) {                                                      \
+        causal_softmax_backward(g, weights, scale, n, t, s);                                                           \
+    }                                                                                                                  \
+    extern "C" void token_scores_##SUFFIX(T* scores, const int64_t* targets, float inverse, float* logps,              \
+                                          float* entropies, int64_t n, int64_t v) {                                    \
+        token_scores(scores, targets, inverse, logps, entropies, n, v);                                                \
+    }
+
+EXPORT(float, fp32)
+EXPORT(bf16, bf16)
