@@ -1,5 +1,8 @@
 """The learner against the naive computation: each row by itself, without padding, every position projected."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,6 +22,20 @@ ROWS = [
     (1, [30, 31, 32]),
     (0, [20, 21, 22]),
 ]  # the last repeats the first
+
+
+BEGINNINGS = {
+    "nothing in common": PROMPTS,
+    "a common beginning": [[5, 6, 7, 8, 9], [5, 6, 11, 12], [5, 6, 7, 14]],
+    "one begins the others": [[5, 6, 7, 8, 9], [5, 6], [5, 6, 14]],
+}
+
+
+@pytest.fixture(params=BEGINNINGS)
+def beginning(request, monkeypatch):
+    """What the prompts have in common."""
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS[request.param])
+    return request.param
 
 
 def padded():
@@ -79,7 +96,7 @@ def compare(model, temperature, **options):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.3])
-def test_values_and_gradients_equal_the_naive_ones(any_model, temperature):
+def test_values_and_gradients_equal_the_naive_ones(any_model, temperature, beginning):
     compare(any_model, temperature)
 
 
@@ -89,11 +106,11 @@ def test_chunks_that_do_not_divide(tiny_model, monkeypatch, chunk):
     compare(tiny_model, 0.7)
 
 
-def test_recomputed_layers_give_the_same(tiny_model):
+def test_recomputed_layers_give_the_same(tiny_model, beginning):
     compare(tiny_model, 0.7, recompute=True)
 
 
-def test_lora_gets_the_naive_gradients_and_the_base_none(any_model):
+def test_lora_gets_the_naive_gradients_and_the_base_none(any_model, beginning):
     model = with_lora(any_model)
     compare(model, 0.7)
     assert all("lora" in name for name, p in model.named_parameters() if p.grad is not None)
@@ -138,6 +155,24 @@ def test_a_prompt_is_packed_once_equal_completions_too_and_no_padding():
     assert packed.ids.tolist() == [5, 6, 7, 8, 9, 20, 21, 24, 25, 26, 10, 11, 30, 31, 12, 13, 14, 28]
     assert packed.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 0, 1, 2, 3, 0, 1, 2, 3]
     assert len(packed.targets) == 3 + 4 + 1 + 3 + 2
+
+
+def test_what_all_prompts_begin_with_is_packed_once(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS["a common beginning"])
+    packed = pack_rows(*padded())
+    assert packed.ids.tolist() == [5, 6, 7, 8, 9, 20, 21, 24, 25, 26, 11, 12, 30, 31, 7, 14, 28]
+    assert packed.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 2, 3, 4, 5, 2, 3, 4]
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS["one begins the others"])
+    packed = pack_rows(*padded())  # every prompt keeps its last token, whose state predicts the completions' first
+    assert packed.ids.tolist() == [5, 6, 7, 8, 9, 20, 21, 24, 25, 26, 6, 30, 31, 6, 14, 28]
+
+
+def test_a_beginning_that_nobody_sees_would_be_noticed(tiny_model, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS["a common beginning"])
+    assert worst(tiny_model) < 1e-4
+    right = attention.blocks
+    monkeypatch.setattr(attention, "blocks", lambda trees: [replace(block, root=0) for block in right(trees)])
+    assert worst(tiny_model) > 1e-2
 
 
 def test_rows_without_completion_are_left_out(tiny_model):

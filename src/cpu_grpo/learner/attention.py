@@ -1,7 +1,8 @@
 """Attention over packed trees of a prompt and its completions, as plain batched products, with its gradient.
 
-A prompt sees its own past; a completion sees its prompt and its own past. The CPU's flash attention spends most of its
-time on other things than arithmetic at these lengths (docs/log.md); batched matrix products do not.
+A prompt sees its own past, which begins with what all prompts share; a completion sees its prompt and its own past. The
+CPU's flash attention spends most of its time on other things than arithmetic at these lengths (docs/log.md); batched
+matrix products do not.
 """
 
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from cpu_grpo.learner.packing import Tree
 
 @dataclass(frozen=True)
 class Block:
-    """G sequences of ragged lengths, packed one after the other, that all see the `shared` tokens from `start` on.
+    """G sequences of ragged lengths, packed one after the other, that all see the packed sequence's first `root` tokens
+    and the `shared` ones from `start` on.
 
     For the products they lie side by side at the longest's length T. What that adds to a shorter one comes after its
     end, so causality hides it as keys, and its queries' results are dropped.
     """
 
+    root: int
     start: int
-    shared: int  # P
+    shared: int  # P is root + shared
     first: int
     lengths: tuple[int, ...]
 
@@ -39,12 +42,15 @@ class Block:
         return (begins[:, None] + column).where(real, self.first), real
 
 
-def blocks(tree: Tree) -> list[Block]:
-    """The prompt by itself, then its completions together."""
-    prompt = Block(tree.start, 0, tree.start, (tree.prompt,))
-    return (
-        [prompt, Block(tree.start, tree.prompt, tree.start + tree.prompt, tree.lengths)] if tree.lengths else [prompt]
-    )
+def blocks(trees: tuple[Tree, ...]) -> list[Block]:
+    """What all prompts begin with; then of each tree the prompt's rest by itself and its completions together."""
+    root = trees[0].root if trees else 0
+    found = [Block(0, 0, 0, 0, (root,))] if root else []
+    for tree in trees:
+        found.append(Block(root, 0, 0, tree.start, (tree.prompt,)))
+        if tree.lengths:
+            found.append(Block(root, tree.start, tree.prompt, tree.start + tree.prompt, tree.lengths))
+    return found
 
 
 class TreeAttention(torch.autograd.Function):
@@ -56,7 +62,7 @@ class TreeAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         saved = []
-        for block in (block for tree in trees for block in blocks(tree)):
+        for block in blocks(trees):
             queries = _queries(q, block, k.size(1))
             weights = _weights(queries, _keys(k, block), block, scale)
             _put_queries(torch.bmm(weights, _keys(v, block)), out, block, k.size(1))
@@ -70,7 +76,7 @@ class TreeAttention(torch.autograd.Function):
         q, k, v, *saved = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
         weights_of = iter(saved)
-        for block in (block for tree in ctx.trees for block in blocks(tree)):
+        for block in blocks(ctx.trees):
             weights = next(weights_of)  # (kv * G, rep * T, S)
             queries, outer = _queries(q, block, k.size(1)), _queries(gradient, block, k.size(1))
             if not _square(block):
@@ -107,10 +113,11 @@ def _queries(x: torch.Tensor, block: Block, kv: int) -> torch.Tensor:
 
 
 def _keys(x: torch.Tensor, block: Block) -> torch.Tensor:
-    """(N, kv, d) -> (kv * G, S, d): the shared tokens, then the sequence's own."""
+    """(N, kv, d) -> (kv * G, S, d): the root, the shared tokens, then the sequence's own."""
     own = _side_by_side(x, block).permute(2, 0, 1, 3)  # (kv, G, T, d)
-    shared = x[block.start : block.start + block.shared].transpose(0, 1)[:, None]  # (kv, 1, P, d)
-    return torch.cat([shared.expand(-1, own.size(1), -1, -1), own], dim=2).flatten(0, 1)
+    seen = (x[: block.root], x[block.start : block.start + block.shared])
+    shared = [some.transpose(0, 1)[:, None].expand(-1, own.size(1), -1, -1) for some in seen]
+    return torch.cat([*shared, own], dim=2).flatten(0, 1)
 
 
 def _real(block: Block, queries: torch.Tensor) -> torch.Tensor:
@@ -129,11 +136,13 @@ def _put_queries(x: torch.Tensor, out: torch.Tensor, block: Block, kv: int) -> N
 
 
 def _add_keys(x: torch.Tensor, out: torch.Tensor, block: Block) -> None:
-    """Adds (kv * G, S, d) to (N, kv, d): the shared tokens' summed over the sequences that see them."""
+    """Adds (kv * G, S, d) to (N, kv, d): the root's and the shared tokens' summed over the sequences that see them."""
     x = x.unflatten(0, (-1, len(block.lengths)))  # (kv, G, S, d)
-    shared = x[:, :, : block.shared].sum(dim=1).transpose(0, 1)  # (P, kv, d)
-    _put(x[:, :, block.shared :].permute(1, 2, 0, 3), out, block)
-    out[block.start : block.start + block.shared] += shared
+    seen = block.root + block.shared
+    shared = x[:, :, :seen].sum(dim=1).transpose(0, 1)  # (P, kv, d)
+    _put(x[:, :, seen:].permute(1, 2, 0, 3), out, block)
+    out[: block.root] += shared[: block.root]
+    out[block.start : block.start + block.shared] += shared[block.root :]
 
 
 def _put(x: torch.Tensor, out: torch.Tensor, block: Block) -> None:

@@ -1,4 +1,8 @@
-"""From padded rows, as TRL hands them over, to the tokens that the model must see: each prompt once, no padding."""
+"""From padded rows, as TRL hands them over, to the tokens that the model must see: no padding, and nothing twice.
+
+What all prompts begin with, such as a chat template's system prompt, goes first, once; then each prompt's rest with its
+completions.
+"""
 
 from dataclasses import dataclass
 
@@ -9,11 +13,13 @@ import torch
 class Tree:
     """One prompt and its distinct completions in the packed sequence: the prompt's tokens, then each completion's.
 
-    A completion's last token predicts nothing that is scored, so it is not packed.
+    The prompt's first `root` tokens are not among them: they are the sequence's own first, shared by all trees. A
+    completion's last token predicts nothing that is scored, so it is not packed.
     """
 
-    start: int  # the prompt's first token
-    prompt: int  # its length
+    root: int
+    start: int  # the first token of the prompt's rest
+    prompt: int  # its length, 1 at least
     lengths: tuple[int, ...]  # packed tokens of each completion that has any
 
     @property
@@ -50,22 +56,34 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
         completion = tuple(token for token, real in zip(ids[width:], mask[width:], strict=True) if real)
         if completion:
             trees.setdefault(prompt, {}).setdefault(completion, []).append(row)
-    builder = _Builder()
+    builder = _Builder(_common(list(trees)))
     for prompt, completions in trees.items():
         builder.add(prompt, completions)
     return builder.pack()
 
 
+def _common(prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """What several prompts begin with, short of any prompt's last token: nothing if there is one prompt only."""
+    if len(prompts) < 2:
+        return ()
+    first, last = min(prompts), max(prompts)  # in lexical order: what these two share, all do
+    most = min(map(len, prompts)) - 1
+    same = next((i for i in range(most) if first[i] != last[i]), most)
+    return first[:same]
+
+
 class _Builder:
-    def __init__(self) -> None:
-        self.ids, self.positions, self.trees = [], [], []
+    def __init__(self, root: tuple[int, ...]) -> None:
+        self.root = len(root)
+        self.ids, self.positions, self.trees = list(root), list(range(len(root))), []
         self.states, self.targets = [], []
         self.rows, self.columns, self.scores = [], [], []
 
     def add(self, prompt: tuple[int, ...], completions: dict[tuple[int, ...], list[int]]) -> None:
-        start, last = len(self.ids), len(self.ids) + len(prompt) - 1
-        self.ids += prompt
-        self.positions += range(len(prompt))
+        start, rest = len(self.ids), prompt[self.root :]
+        last = start + len(rest) - 1
+        self.ids += rest
+        self.positions += range(self.root, len(prompt))
         for completion, rows in completions.items():
             place = len(self.ids)
             self.ids += completion[:-1]
@@ -78,7 +96,7 @@ class _Builder:
                 self.columns += range(len(completion))
                 self.scores += range(first, first + len(completion))
         lengths = tuple(len(completion) - 1 for completion in completions if len(completion) > 1)
-        self.trees.append(Tree(start, len(prompt), lengths))
+        self.trees.append(Tree(self.root, start, len(rest), lengths))
 
     def pack(self) -> Pack:
         return Pack(
