@@ -15,7 +15,7 @@ from typing import Any
 
 from worker import Json, serve
 
-PROMPTS, COMPLETIONS, TOKENS = 16, 8, 12
+PROMPTS, COMPLETIONS, TOKENS = 4, 8, 12
 LEARNING_RATE = 2e-5
 
 
@@ -117,6 +117,8 @@ def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratc
             reward_weights=weights,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
+            temperature=1.0,
+            scale_rewards="none",
             per_device_train_batch_size=PROMPTS * COMPLETIONS,
             num_generations=COMPLETIONS,
             max_completion_length=TOKENS,

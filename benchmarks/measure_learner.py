@@ -26,7 +26,6 @@ def measure(task: Json) -> Json:
     model, tokenizer = load(task)
     precision = fastest_precision()
     rates = [peak(precision, task["quick"])]
-    rounded = Rounded.of(decoder(model), DTYPES[precision])
     seconds = []
     for given in task["work"]:
         work = Work(**given)
@@ -34,6 +33,7 @@ def measure(task: Json) -> Json:
         found = pack(ids, torch.ones_like(ids), work.completion_tokens)
         if (found.ids.numel(), found.targets.numel()) != (work.packed_tokens, work.scored_tokens):
             raise ValueError(f"{found.ids.numel()} packed and {found.targets.numel()} scored tokens were not expected")
+        rounded = Rounded.of(decoder(model), DTYPES[precision], work.scored_tokens)
         passes = []
         for _ in range(1 + task["times"]):
             start = time.perf_counter()

@@ -143,10 +143,14 @@ def _refresh(model: Any, precision: str, rows: int, times: int = 5) -> Json:
     from cpu_grpo.decoder import decoder
     from cpu_grpo.hardware import DTYPES
     from cpu_grpo.learner import Rounded
+    from cpu_grpo.learner.forward import MANY
     from cpu_grpo.rollout import packed
 
     parts = decoder(model)
-    makers = {"pack": lambda: packed(parts, precision, rows), "round": lambda: Rounded.of(parts, DTYPES[precision])}
+    makers = {
+        "pack": lambda: packed(parts, precision, rows),
+        "round": lambda: Rounded.of(parts, DTYPES[precision], MANY),
+    }
     seconds: Json = {name: [] for name in makers}
     for _ in range(times + 1):
         for name, make in makers.items():

@@ -161,7 +161,7 @@ class CPUGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         if not self._takes():
             return super()._compute_loss(model, inputs)
-        self._rounded = self._round(model)
+        self._rounded = self._round(model, inputs["completion_mask"])
         try:
             return self._loss_in_parts(model, inputs)
         finally:
@@ -208,7 +208,7 @@ class CPUGRPOTrainer(GRPOTrainer):
                 **multimodal,
             )
         logps, entropies = completion_logps(
-            self._rounded or self._round(model),
+            self._rounded or self._round(model, attention_mask[:, -logits_to_keep:]),
             input_ids,
             attention_mask,
             logits_to_keep,
@@ -219,8 +219,9 @@ class CPUGRPOTrainer(GRPOTrainer):
             self._compare_with_rollout(self._part, logps.detach())
         return logps, entropies if compute_entropy else None, None
 
-    def _round(self, model: torch.nn.Module) -> Rounded:
-        return Rounded.of(decoder(self.accelerator.unwrap_model(model)), DTYPES[self.precision])
+    def _round(self, model: torch.nn.Module, mask: torch.Tensor) -> Rounded:
+        """The policy's weights for the completions of a mask (B, T)."""
+        return Rounded.of(decoder(self.accelerator.unwrap_model(model)), DTYPES[self.precision], int(mask.sum()))
 
     def _compare_with_rollout(self, part: dict[str, Any], logps: torch.Tensor) -> None:
         """Logs how far the rollout's log-probs were off, and weighs the advantages by it where asked."""
@@ -249,7 +250,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         real = mask[:, len(prompt) :].bool()
         with torch.no_grad():
             plain, _, _ = super()._get_per_token_logps_and_entropies(self.model, ids, mask, length)
-            learned, _ = completion_logps(self._round(self.model), ids, mask, length, self.temperature)
+            learned, _ = completion_logps(self._round(self.model, real), ids, mask, length, self.temperature)
         sampled = torch.tensor([(completions[row].logps + [0.0] * length)[:length] for row in rows])
         for name, logps in (("rollout", sampled), ("learner", learned)):
             difference = float((logps - plain).abs()[real].mean())

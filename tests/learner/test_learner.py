@@ -66,10 +66,10 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def learned(model, temperature=1.0, dtype=torch.float32, recompute=False):
+def learned(model, temperature=1.0, dtype=torch.float32, recompute=False, tokens=forward.MANY):
     """The learner's log-probs and entropies (B, T), and which are real."""
     ids, mask, length = padded()
-    rounded = Rounded.of(decoder(model), dtype)
+    rounded = Rounded.of(decoder(model), dtype, tokens)
     logps, entropies = completion_logps(rounded, ids, mask, length, temperature, recompute)
     return logps, entropies, mask[:, -length:].bool()
 
@@ -104,6 +104,13 @@ def test_values_and_gradients_equal_the_naive_ones(any_model, temperature, begin
 def test_chunks_that_do_not_divide(tiny_model, monkeypatch, chunk):
     monkeypatch.setattr(forward, "CHUNK", chunk)
     compare(tiny_model, 0.7)
+
+
+def test_weights_that_are_not_laid_out_give_the_same(any_model):
+    compare(any_model, 0.7, tokens=1)
+    few, _, real = learned(any_model, dtype=torch.bfloat16, tokens=1)
+    many, _, _ = learned(any_model, dtype=torch.bfloat16)
+    assert (few - many)[real].abs().mean() < 0.03
 
 
 def test_recomputed_layers_give_the_same(tiny_model, beginning):
@@ -179,7 +186,7 @@ def test_rows_without_completion_are_left_out(tiny_model):
     ids, mask, length = padded()
     wanted, _, _ = learned(tiny_model)
     mask[1, -length:] = 0  # as mask_truncated_completions does
-    logps, _ = completion_logps(Rounded.of(decoder(tiny_model), torch.float32), ids, mask, length, 1.0)
+    logps, _ = completion_logps(Rounded.of(decoder(tiny_model), torch.float32, forward.MANY), ids, mask, length, 1.0)
     assert logps[1].abs().sum() == 0
     torch.testing.assert_close(logps[2:], wanted[2:])
 
@@ -209,7 +216,7 @@ def test_a_completion_that_sees_another_would_be_noticed(tiny_model, monkeypatch
 
 def test_stale_weights_would_be_noticed(tiny_model):
     ids, mask, length = padded()
-    stale = Rounded.of(decoder(tiny_model), torch.float32)
+    stale = Rounded.of(decoder(tiny_model), torch.float32, forward.MANY)
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.mul_(1.1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpu_grpo.decoder import Decoder, Linear, Norm
+from cpu_grpo.decoder import Decoder, Linear, Norm, side_by_side
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels.products import Product, product
 
@@ -43,7 +43,7 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     dtype = DTYPES[precision]
 
     def joint(*parts: Linear) -> Product:
-        return _project(parts, dtype, rows)
+        return product(*side_by_side(parts, dtype, merged=True), rows)
 
     layers = tuple(
         PackedLayer(
@@ -63,15 +63,6 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     ones[:, 0] = 1  # the first of the columns is what its scores are less; the others keep the rows aligned
     joined = Linear(torch.cat([head, ones], dim=1), decoder.head.bias)
     return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), joint(joined))
-
-
-def _project(parts: tuple[Linear, ...], dtype: torch.dtype, rows: int) -> Product:
-    weight = torch.cat([part.merged().to(dtype) for part in parts])  # (sum of outs, in)
-    bias = None
-    if any(part.bias is not None for part in parts):
-        zeros = [torch.zeros(p.weight.size(0)) if p.bias is None else p.bias.detach() for p in parts]
-        bias = torch.cat(zeros).to(dtype)
-    return product(weight, bias, rows)
 
 
 def _norm(norm: Norm | None) -> Norm | None:
