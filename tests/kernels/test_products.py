@@ -18,7 +18,7 @@ def narrow():
     kernels = build.native(BF16)
     if not kernels or not kernels.panel:
         pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
-    return lambda weight, bias: products._narrow(kernels, weight, bias)
+    return lambda weight, bias: products.Narrow.of(kernels, weight, bias)
 
 
 def drawn(*shape, seed=0, dtype=BF16):
@@ -73,7 +73,7 @@ def test_the_library_is_taken_where_it_is_much_faster(narrow, monkeypatch, libra
     monkeypatch.setattr(products, "_seconds", lambda *_: next(seconds))
     monkeypatch.setattr(products, "_narrow_pays", products._narrow_pays.__wrapped__)
     taken = []
-    monkeypatch.setattr(products, "_narrow", lambda *_: taken.append("narrow"))
+    monkeypatch.setattr(products.Narrow, "of", lambda *_: taken.append("narrow"))
     monkeypatch.setattr(products, "_library", lambda *_: taken.append("library"))
     product(drawn(80, 64), None, 8)
     assert taken[-1] == ("narrow" if ours else "library")

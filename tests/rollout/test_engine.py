@@ -4,6 +4,7 @@ Compiled attention takes heads of whole vectors (a multiple of 16) only, so ther
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from scipy.stats import chisquare
 from conftest import tiny_config, with_lora
 from cpu_grpo import rollout
 from cpu_grpo.decoder import decoder
-from cpu_grpo.kernels import build
+from cpu_grpo.kernels import build, products
 from cpu_grpo.rollout import Request, Sampling, attention, cache, generate, packed, schedule
 from cpu_grpo.rollout.attention import Step
 
@@ -310,6 +311,26 @@ def test_bf16_rounds_log_probs_a_little(any_model, kernels):
 
 def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, kernels):
     check_bf16(shaped_model)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 128])
+def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, monkeypatch, rows):
+    kernels = build.native(torch.bfloat16)
+    if not kernels or not kernels.panel:
+        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
+    monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
+    model = packed(decoder(shaped_model), "bf16", rows)
+    calls, right = [], kernels.decode_layers
+    monkeypatch.setattr(kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
+
+    def completed(model):
+        return generate(model, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=rows)
+
+    at_once = completed(model)
+    assert calls
+    calls.clear()
+    assert completed(replace(model, addresses=None)) == at_once
+    assert not calls
 
 
 def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_model, kernels):

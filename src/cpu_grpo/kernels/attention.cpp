@@ -196,12 +196,13 @@ void attend_some(const Factor<T>* q, const T* prompt_keys, const T* prompt_value
 //   qkv (rows, (heads + 2 kv) d); cosines and sines (rows, d / 2); out (rows, heads, d)
 //   keys and values (cache rows, kv, capacity, d) as stored: this layer's completions
 //   lengths (rows,): tokens of a completion in the cache before this one
-//   prompt_keys and prompt_values (rows,): addresses of the row's prompt's (kv, prompt_capacities, d) as stored, of which
-//   the first prompts (rows,) tokens count
+//   prompt_keys and prompt_values (rows,): addresses of the row's prompt's (kv, prompt_capacities, d) as stored in the first
+//   layer, and prompt_layer (rows,) bytes further on in each next one; the first prompts (rows,) tokens count
 template <typename T>
 void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* cosines,
             const float* sines, float scale, T* keys, T* values, const int64_t* lengths, const int64_t* prompt_keys,
-            const int64_t* prompt_values, const int64_t* prompts, const int64_t* prompt_capacities, T* out, Shape z) {
+            const int64_t* prompt_values, const int64_t* prompt_layer, int64_t layer, const int64_t* prompts,
+            const int64_t* prompt_capacities, T* out, Shape z) {
     int64_t rep = z.heads / z.kv, d = z.d, width = (z.heads + 2 * z.kv) * d, most = z.capacity + 2 * W;
     int64_t longest = 0;
     for (int64_t i = 0; i < z.rows; i++) longest = prompts[i] > longest ? prompts[i] : longest;
@@ -229,9 +230,9 @@ void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, c
                 prepare(row + (h * rep + r) * d, q_norm, eps, c, s, d, k);
                 for (int64_t j = 0; j < d; j++) put(q[r * d + j], k[j] * scale);
             }
-            int64_t stored = prompt_capacities[i] * d;
-            const T* shared_keys = reinterpret_cast<const T*>(prompt_keys[i]) + h * stored;
-            const T* shared_values = reinterpret_cast<const T*>(prompt_values[i]) + h * stored;
+            int64_t stored = prompt_capacities[i] * d, further = layer * prompt_layer[i];
+            const T* shared_keys = reinterpret_cast<const T*>(prompt_keys[i] + further) + h * stored;
+            const T* shared_values = reinterpret_cast<const T*>(prompt_values[i] + further) + h * stored;
             T* to = out + (i * z.heads + h * rep) * d;
             auto some = [&](auto count, int64_t r) {
                 attend_some<decltype(count)::value>(q + r * d, shared_keys, shared_values, prompts[i], own_keys, own_values,
@@ -256,11 +257,12 @@ void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, c
     }                                                                                                                  \
     extern "C" void attend_##SUFFIX(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* c, \
                                     const float* s, float scale, T* keys, T* values, const int64_t* lengths,           \
-                                    const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompts,  \
+                                    const int64_t* prompt_keys, const int64_t* prompt_values,                          \
+                                    const int64_t* prompt_layer, int64_t layer, const int64_t* prompts,                \
                                     const int64_t* prompt_capacities, T* out, int64_t rows, int64_t heads, int64_t kv, \
                                     int64_t d, int64_t capacity) {                                                     \
-        attend(qkv, q_norm, k_norm, eps, c, s, scale, keys, values, lengths, prompt_keys, prompt_values, prompts,      \
-               prompt_capacities, out, Shape{rows, heads, kv, d, capacity});                                           \
+        attend(qkv, q_norm, k_norm, eps, c, s, scale, keys, values, lengths, prompt_keys, prompt_values, prompt_layer, \
+               layer, prompts, prompt_capacities, out, Shape{rows, heads, kv, d, capacity});                           \
     }
 
 EXPORT(float, fp32)

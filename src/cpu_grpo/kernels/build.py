@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).parent / name for name in ("attention.cpp", "draw.cpp", "passes.cpp", "products.cpp")]
+SOURCES = [
+    Path(__file__).parent / name for name in ("attention.cpp", "decode.cpp", "draw.cpp", "passes.cpp", "products.cpp")
+]
 HEADER = Path(__file__).parent / "numbers.h"
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
 # Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
@@ -30,9 +32,14 @@ SIGNATURES = {
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "store": [POINTER] * 4 + [INT] * 4,
-    "attend": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, FLOAT] + [POINTER] * 8 + [INT] * 5,
+    "attend": [POINTER] * 3 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6 + [INT] + [POINTER] * 3 + [INT] * 5,
 }
-SIGNATURES_BF16 = {"narrow_product": [POINTER] * 4 + [INT] * 3}
+SIGNATURES_BF16 = {
+    "narrow_product": [POINTER] * 4 + [INT] * 3,
+    "decode_layers": [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
+    + [POINTER] * 6
+    + [INT] * 5,
+}
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -26,30 +27,37 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Produ
     """
     kernels = native(weight.dtype)
     if kernels and kernels.panel and rows <= NARROW and weight.size(1) % 2 == 0 and _narrow_pays(weight.dtype, rows):
-        return _narrow(kernels, weight, bias)
+        return Narrow.of(kernels, weight, bias)
     return _library(weight, bias, rows)
 
 
-def _narrow(kernels: Native, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+@dataclass(frozen=True)
+class Narrow:
     """By products.cpp: 1.3 to 2.5 times as fast as oneDNN for 1 to 64 rows on a CPU with AVX-512 bf16 (docs/log.md)."""
-    outs, ins = weight.shape
-    panels = -(-outs // kernels.panel)
-    padding = panels * kernels.panel - outs
-    if padding:
-        weight = torch.cat([weight, weight.new_zeros(padding, ins)])
-    pairs = weight.contiguous().view(torch.int32)  # (panels * panel, in / 2)
-    packed = pairs.view(panels, kernels.panel, ins // 2).transpose(1, 2).contiguous()
-    shift = torch.zeros(panels * kernels.panel)
-    if bias is not None:
-        shift[:outs] = bias
 
-    def multiply(x: torch.Tensor) -> torch.Tensor:
+    kernels: Native
+    packed: torch.Tensor  # (panels, in / 2, panel), pairs of bf16 as int32
+    bias: torch.Tensor  # (panels * panel,) in fp32
+    outs: int
+
+    @staticmethod
+    def of(kernels: Native, weight: torch.Tensor, bias: torch.Tensor | None) -> "Narrow":
+        outs, ins = weight.shape
+        panels = -(-outs // kernels.panel)
+        padding = panels * kernels.panel - outs
+        if padding:
+            weight = torch.cat([weight, weight.new_zeros(padding, ins)])
+        pairs = weight.contiguous().view(torch.int32).view(panels, kernels.panel, ins // 2)
+        shift = torch.zeros(panels * kernels.panel)
+        if bias is not None:
+            shift[:outs] = bias
+        return Narrow(kernels, pairs.transpose(1, 2).contiguous(), shift, outs)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
-        out = x.new_empty(x.size(0), outs)
-        kernels.narrow_product(x, packed, shift, out, x.size(0), ins, outs)
+        out = x.new_empty(x.size(0), self.outs)
+        self.kernels.narrow_product(x, self.packed, self.bias, out, *x.shape, self.outs)
         return out
-
-    return multiply
 
 
 def _library(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:
@@ -73,7 +81,7 @@ def _narrow_pays(dtype: torch.dtype, rows: int) -> bool:
     """Whether oneDNN is not much faster for so many rows, as it may be on CPUs with matrix units; measured in 0.1 s."""
     weights = [torch.ones(SHAPE, dtype=dtype) for _ in range(PROBES)]
     x = torch.ones(rows, SHAPE[1], dtype=dtype)
-    ours = _seconds([_narrow(native(dtype), weight, None) for weight in weights], x)
+    ours = _seconds([Narrow.of(native(dtype), weight, None) for weight in weights], x)
     return ours < MUCH * _seconds([_library(weight, None, rows) for weight in weights], x)
 
 

@@ -62,6 +62,8 @@ def decode(
         the scores of the next tokens less the level, (n, V).
     """
     step = Step(model.decoder, cache, blocks, lengths, *model.decoder.rope(positions))
+    if step.native and model.addresses is not None:
+        return _head(model, *_layers_at_once(model, tokens, step), level)
     return _head(model, *_layers(model, tokens, step.attend), level)
 
 
@@ -79,6 +81,40 @@ def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[to
         norm = layer.mlp_norm
         normed, _ = fused.add_norm(x, layer.o(attended), norm.weight, norm.eps, model.dtype)
         delta = layer.down(fused.swiglu(layer.gate_up(normed)))
+    return x, delta
+
+
+def _layers_at_once(model: PackedDecoder, ids: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `_layers` does, in one call of a compiled kernel."""
+    decoder, keys, values = model.decoder, step.cache.keys, step.cache.values
+    x = functional.embedding(ids, decoder.embedding).float()  # (n, H)
+    delta = torch.empty(x.shape, dtype=model.dtype)
+    step.native.decode_layers(
+        model.addresses,
+        len(model.layers),
+        model.layers[0].attention_norm.eps,
+        x,
+        delta,
+        x.size(1),
+        model.layers[0].gate_up.outs // 2,
+        step.cosines,
+        step.sines,
+        decoder.attention_scale,
+        keys,
+        values,
+        keys.stride(0),
+        step.lengths,
+        step.prompt_keys,
+        step.prompt_values,
+        step.prompt_layer,
+        step.prompt_lengths,
+        step.prompt_capacities,
+        x.size(0),
+        decoder.heads,
+        decoder.kv_heads,
+        decoder.head_dim,
+        values.size(3),
+    )
     return x, delta
 
 

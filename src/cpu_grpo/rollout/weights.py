@@ -6,7 +6,7 @@ import torch
 
 from cpu_grpo.decoder import Decoder, Linear, Norm, side_by_side
 from cpu_grpo.hardware import DTYPES
-from cpu_grpo.kernels.products import Product, product
+from cpu_grpo.kernels.products import Narrow, Product, product
 
 LEVEL_COLUMNS = 32  # of the head: see forward._head
 
@@ -32,6 +32,7 @@ class PackedDecoder:
     layers: tuple[PackedLayer, ...]
     norm: Norm
     head: Product  # takes LEVEL_COLUMNS more than H
+    addresses: torch.Tensor | None  # (layers, 12) for the kernel `decode_layers`; None: it cannot take these layers
 
 
 def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
@@ -62,9 +63,27 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     ones = head.new_zeros(head.size(0), LEVEL_COLUMNS)
     ones[:, 0] = 1  # the first of the columns is what its scores are less; the others keep the rows aligned
     joined = Linear(torch.cat([head, ones], dim=1), decoder.head.bias)
-    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), joint(joined))
+    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), joint(joined), _addresses(layers))
+
+
+def _addresses(layers: tuple[PackedLayer, ...]) -> torch.Tensor | None:
+    """Of what decode.cpp reads of each layer, in its order."""
+    products = [product for layer in layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    norms = [norm for layer in layers for norm in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm)]
+    if not all(isinstance(product, Narrow) for product in products):
+        return None
+    if len({norm.eps for norm in norms if norm}) > 1:
+        return None
+
+    def of(part: Norm | Narrow | None) -> list[int]:
+        if isinstance(part, Narrow):
+            return [part.packed.data_ptr(), part.bias.data_ptr()]
+        return [part.weight.data_ptr() if part else 0]
+
+    names = ("attention_norm", "qkv", "q_norm", "k_norm", "o", "mlp_norm", "gate_up", "down")
+    return torch.tensor([[address for name in names for address in of(getattr(layer, name))] for layer in layers])
 
 
 def _norm(norm: Norm | None) -> Norm | None:
     """A norm in fp32, whatever the model is held in."""
-    return norm and Norm(norm.weight.detach().float(), norm.eps)
+    return norm and Norm(norm.weight.detach().float().contiguous(), norm.eps)
