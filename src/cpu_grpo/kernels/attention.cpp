@@ -82,7 +82,7 @@ inline void multiply(const Factor<T>* factors, int64_t apart, const T* stored, i
 #endif
     for (int v = 0; v < V; v++) {
         lanes numbers = load(stored + v * next);
-        for (int r = 0; r < R; r++) sums[r][v] += float(wide(factors[r * apart])) * numbers;
+        for (int r = 0; r < R; r++) sums[r][v] += wide(factors[r * apart]) * numbers;
     }
 }
 
@@ -158,7 +158,7 @@ void prepare(const T* from, const float* weight, float eps, const float* c, cons
 }
 
 struct Shape {
-    int64_t rows, heads, kv, d, capacity;  // capacity: columns of a completion's keys^T
+    int64_t rows, heads, kv, d, capacity;  // capacity: tokens that a completion has room for
 };
 
 template <int R, typename T>

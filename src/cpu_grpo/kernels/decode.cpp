@@ -20,8 +20,8 @@ namespace {
 struct Product {
     const bf16* packed;
     const float* bias;
-    void operator()(const std::vector<bf16>& x, std::vector<bf16>& out, int64_t n) const {
-        narrow_product_bf16(x.data(), packed, bias, out.data(), n, int64_t(x.size()) / n, int64_t(out.size()) / n);
+    void operator()(const std::vector<bf16>& x, bf16* out, int64_t n, int64_t outs) const {
+        narrow_product_bf16(x.data(), packed, bias, out, n, int64_t(x.size()) / n, outs);
     }
 };
 
@@ -46,20 +46,19 @@ extern "C" void decode_layers_bf16(const Layer* layers, int64_t count, float eps
                                    const int64_t* prompt_values, const int64_t* prompt_layer, const int64_t* prompts,
                                    const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,
                                    int64_t capacity) {
-    std::vector<bf16> normed(n * hidden), qkv(n * (heads + 2 * kv) * d), attended(n * heads * d), added(n * hidden);
-    std::vector<bf16> both(n * 2 * inner), gated(n * inner);
+    int64_t width = (heads + 2 * kv) * d;
+    std::vector<bf16> normed(n * hidden), qkv(n * width), attended(n * heads * d), both(n * 2 * inner), gated(n * inner);
     for (int64_t i = 0; i < count; i++) {
         const Layer& layer = layers[i];
-        norm_bf16(x, i ? added.data() : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
-        layer.qkv(normed, qkv, n);
+        norm_bf16(x, i ? delta : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
+        layer.qkv(normed, qkv.data(), n, width);
         attend_bf16(qkv.data(), layer.q_norm, layer.k_norm, eps, cosines, sines, scale, keys + i * layer_size,
                     values + i * layer_size, lengths, prompt_keys, prompt_values, prompt_layer, i, prompts,
                     prompt_capacities, attended.data(), n, heads, kv, d, capacity);
-        layer.o(attended, added, n);
-        norm_bf16(x, added.data(), layer.mlp_norm, eps, normed.data(), nullptr, n, hidden);
-        layer.gate_up(normed, both, n);
+        layer.o(attended, delta, n, hidden);
+        norm_bf16(x, delta, layer.mlp_norm, eps, normed.data(), nullptr, n, hidden);
+        layer.gate_up(normed, both.data(), n, 2 * inner);
         swiglu_bf16(both.data(), gated.data(), n, inner);
-        layer.down(gated, added, n);
+        layer.down(gated, delta, n, hidden);
     }
-    for (int64_t i = 0; i < n * hidden; i++) delta[i] = added[i];
 }
