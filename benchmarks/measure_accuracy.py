@@ -102,6 +102,7 @@ class Exam:
 def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratch: str, callback: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig
+    from workloads import TRAINING
 
     from cpu_grpo import CPUGRPOTrainer
     from cpu_grpo.config.schema import Rewards
@@ -124,13 +125,7 @@ def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratc
             max_completion_length=TOKENS,
             max_steps=max(1, task["most_updates"]),
             seed=task["seed"],
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
+            **TRAINING,
         ),
         train_dataset=Dataset.from_list([{"prompt": prompt(p, "", tokenizer), "answer": p.answer} for p in problems]),
         processing_class=tokenizer,

@@ -13,7 +13,7 @@ import torch
 from floors import Work
 from transformers import PrinterCallback, TrainerCallback
 from worker import Json, serve
-from workloads import NEVER, load, prompts, shape, use_all_cores
+from workloads import NEVER, TRAINING, load, prompts, shape, use_all_cores
 
 from cpu_grpo.hardware import ResourceMonitor
 
@@ -107,13 +107,7 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
             max_completion_length=work.completion_tokens,
             max_steps=len(plan),
             shuffle_dataset=False,  # each update takes the next prompts
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
+            **TRAINING,
             **PRECISION[engine],
         ),
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),

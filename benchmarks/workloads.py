@@ -15,6 +15,15 @@ from cpu_grpo.models import load_model, load_tokenizer
 
 NEVER = 2**31 - 1  # an end token that no vocabulary has: completions run to the limit
 SEED, WARM_UP_SEED = 0, 1  # of prompts: an engine that remembers prompts must not know those that are timed
+TRAINING = {  # TRL's settings in every training run that is measured: a log in memory, and nothing else beside the work
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+}
 PIECES = [" seven", " red", " apples", " and", " 12", " are", " in", " a", " box", ".", "s", "1"]
 
 
