@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpu_grpo.kernels import build
+
 ROOT = Path(__file__).parents[1]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -50,6 +52,25 @@ def tiny_config(tokenizer, **changes):
         "initializer_range": 0.3,  # large enough that attention and positions matter
     }
     return LlamaConfig(**(settings | changes))
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def kernels(request, monkeypatch):
+    """With compiled kernels, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(build, "_all", dict)
+    elif not build._all():
+        pytest.skip("there is no C++ compiler here")
+    return request.param
+
+
+@pytest.fixture
+def narrow_kernels():
+    """The bf16 kernels of a CPU that has our own products."""
+    kernels = build.native(torch.bfloat16)
+    if not kernels or not kernels.panel:
+        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
+    return kernels
 
 
 @pytest.fixture

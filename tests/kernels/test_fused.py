@@ -15,16 +15,6 @@ WILD = st.one_of(st.sampled_from([0.0, 88.0, -88.0, 104.0, 1e4, -1e4, 1e-30]), s
 wild_test = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def kernels(request, monkeypatch):
-    """With compiled kernels, and without."""
-    if request.param == "torch":
-        monkeypatch.setattr(build, "_all", dict)
-    elif not build._all():
-        pytest.skip("there is no C++ compiler here")
-    return request.param
-
-
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def dtype(request):
     return request.param

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cpu_grpo.kernels import build, products
+from cpu_grpo.kernels import products
 from cpu_grpo.kernels.products import product
 
 BF16 = torch.bfloat16
@@ -13,12 +13,9 @@ SIZES = [(1, 2), (16, 2), (33, 6), (47, 64), (48, 64), (49, 64), (130, 576), (5,
 
 
 @pytest.fixture
-def narrow():
+def narrow(narrow_kernels):
     """Our own product, wherever this CPU has it."""
-    kernels = build.native(BF16)
-    if not kernels or not kernels.panel:
-        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
-    return lambda weight, bias: products.Narrow.of(kernels, weight, bias)
+    return lambda weight, bias: products.Narrow.of(narrow_kernels, weight, bias)
 
 
 def drawn(*shape, seed=0, dtype=BF16):

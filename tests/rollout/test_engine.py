@@ -73,16 +73,6 @@ def vector_model(tokenizer):
     return LlamaForCausalLM(tiny_config(tokenizer, head_dim=16)).eval()
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def kernels(request, monkeypatch):
-    """With compiled kernels, and without."""
-    if request.param == "torch":
-        monkeypatch.setattr(build, "_all", dict)
-    elif not build._all():
-        pytest.skip("there is no C++ compiler here")
-    return request.param
-
-
 def complete(model, requests, sampling=GREEDY, precision="fp32", **options):
     options = {"limit": LIMIT, "ends": ENDS, "seed": 0, "rows": 128} | options
     return generate(packed(decoder(model), precision, options["rows"]), requests, sampling, **options)
@@ -314,14 +304,11 @@ def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, k
 
 
 @pytest.mark.parametrize("rows", [1, 7, 128])
-def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, monkeypatch, rows):
-    kernels = build.native(torch.bfloat16)
-    if not kernels or not kernels.panel:
-        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
+def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_kernels, monkeypatch, rows):
     monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
     model = packed(decoder(shaped_model), "bf16", rows)
-    calls, right = [], kernels.decode_layers
-    monkeypatch.setattr(kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
+    calls, right = [], narrow_kernels.decode_layers
+    monkeypatch.setattr(narrow_kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
 
     def completed(model):
         return generate(model, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=rows)

@@ -32,14 +32,8 @@ VOCABULARIES = [20, 512, 700]  # part of a block, whole blocks, and blocks with 
 BELOW_1 = [math.nextafter(1, 0), 1 - 2**-24]  # fp64 and fp32
 
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def kernels(request, monkeypatch):
-    """With compiled kernels, which draw where nothing is filtered, and without."""
-    if request.param == "torch":
-        monkeypatch.setattr(build, "_all", dict)
-    elif not build._all():
-        pytest.skip("there is no C++ compiler here")
-    return request.param
+# Compiled kernels draw where nothing is filtered.
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def each_option(function):
