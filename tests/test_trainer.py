@@ -274,6 +274,14 @@ def test_a_fast_path_that_disagrees_is_left_with_a_warning(tokenizer, tiny_direc
     assert "rollout/logp_difference_mean" not in trainer.state.log_history[-2]
 
 
+def test_trls_rounding_is_not_taken_for_our_mistake(tokenizer, tiny_directory, tmp_path, recwarn):
+    # TRL rounds to bf16 unless told otherwise, on CPUs that are slower with it too; there we compute in fp32.
+    model, _ = load_model(tiny_directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, {"fast": FastOptions("fp32")}, bf16=True)
+    trainer.train()
+    assert not [warning for warning in recwarn if "plain path" in str(warning.message)]
+
+
 def test_a_model_the_engine_does_not_know_trains_on_trls_path_with_one_notice(tokenizer, tmp_path):
     model = LlamaForCausalLM(tiny_config(tokenizer, hidden_act="gelu"))
     before = model.lm_head.weight.detach().clone()
