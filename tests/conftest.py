@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels import build
 
 ROOT = Path(__file__).parents[1]
@@ -64,13 +65,13 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture
-def narrow_kernels():
-    """The bf16 kernels of a CPU that has our own products."""
-    kernels = build.native(torch.bfloat16)
+@pytest.fixture(params=["fp32", "bf16"])
+def narrow_precision(request):
+    """Precisions in which this machine has our own products of few rows."""
+    kernels = build.native(DTYPES[request.param])
     if not kernels or not kernels.panel:
         pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
-    return kernels
+    return request.param
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The drop-in: TRL's contract, the same numbers as TRL, and a model that really learns."""
 
-import copy
 import inspect
 
 import pytest
@@ -243,7 +242,7 @@ def test_stale_rollout_weights_would_be_noticed(tokenizer, tiny_directory, tmp_p
     monkeypatch.setattr(
         module,
         "packed",
-        lambda *inputs: first[0] if first else first.append(copy.deepcopy(original(*inputs))) or first[0],
+        lambda *inputs: first[0] if first else first.append(original(*inputs)) or first[0],
     )
     model, _ = load_model(tiny_directory)
     trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, learning_rate=3e-2, max_steps=4)

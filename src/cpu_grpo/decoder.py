@@ -42,23 +42,6 @@ class Linear:
         return weight
 
 
-def side_by_side(
-    parts: tuple[Linear, ...], dtype: torch.dtype, merged: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Copies of the weights (sum of outs, in) and biases (sum of outs,) in `dtype`, with adapters added if `merged`."""
-    outs = [part.weight.size(0) for part in parts]
-    weight = torch.empty(sum(outs), parts[0].weight.size(1), dtype=dtype)
-    for rows, part in zip(weight.split(outs), parts, strict=True):
-        rows.copy_(part.merged() if merged else part.weight.detach())
-    if all(part.bias is None for part in parts):
-        return weight, None
-    bias = torch.zeros(sum(outs), dtype=dtype)
-    for some, part in zip(bias.split(outs), parts, strict=True):
-        if part.bias is not None:
-            some.copy_(part.bias.detach())
-    return weight, bias
-
-
 @dataclass(frozen=True)
 class Norm:
     """RMSNorm."""

@@ -13,8 +13,9 @@ from scipy.stats import chisquare
 from conftest import tiny_config, with_lora
 from cpu_grpo import rollout
 from cpu_grpo.decoder import decoder
-from cpu_grpo.kernels import build, products
-from cpu_grpo.rollout import Request, Sampling, attention, cache, generate, packed, schedule
+from cpu_grpo.hardware import DTYPES
+from cpu_grpo.kernels import build, native, products
+from cpu_grpo.rollout import Request, Sampling, attention, cache, forward, generate, packed, schedule
 from cpu_grpo.rollout.attention import Step
 
 GREEDY = Sampling(temperature=0)
@@ -198,6 +199,7 @@ def test_the_comparison_meets_end_tokens_the_limit_and_both_ways_of_attention(ve
     assert any(len(group[0]) == LIMIT and group[0][-1] not in ENDS for group in wanted)
     calls = []
     spy(monkeypatch, Step, "_compiled", lambda *_: calls.append("compiled"))
+    spy(monkeypatch, forward, "_layers_at_once", lambda *_: calls.append("compiled"))
     spy(monkeypatch, Step, "_composed", lambda *_: calls.append("torch"))
     assert agrees(vector_model)
     assert set(calls) == {"compiled" if build._all() else "torch"}
@@ -304,11 +306,12 @@ def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, k
 
 
 @pytest.mark.parametrize("rows", [1, 7, 128])
-def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_kernels, monkeypatch, rows):
+def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_precision, monkeypatch, rows):
     monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
-    model = packed(decoder(shaped_model), "bf16", rows)
-    calls, right = [], narrow_kernels.decode_layers
-    monkeypatch.setattr(narrow_kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
+    model = packed(decoder(shaped_model), narrow_precision, rows)
+    kernels = native(DTYPES[narrow_precision])
+    calls, right = [], kernels.decode_layers
+    monkeypatch.setattr(kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
 
     def completed(model):
         return generate(model, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=rows)

@@ -11,10 +11,22 @@
 
 namespace {
 
-typedef float lanes __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2)));
-typedef uint32_t words __attribute__((vector_size(64)));
-constexpr int64_t W = 16;
+// W numbers are a register; SUMS registers of sums leave room for what is added to them.
+#if defined(__AVX512F__)
+constexpr int64_t W = 16, SUMS = 16;
+#elif defined(__AVX__)
+constexpr int64_t W = 8, SUMS = 12;
+#elif defined(__aarch64__)
+constexpr int64_t W = 4, SUMS = 16;
+#else
+constexpr int64_t W = 4, SUMS = 12;
+#endif
+typedef float lanes __attribute__((vector_size(4 * W)));
+typedef uint16_t halves __attribute__((vector_size(2 * W)));
+typedef uint32_t words __attribute__((vector_size(4 * W)));
+// The same at any address. Not by memcpy: gcc would copy 32 bytes through the stack, in halves.
+typedef float lanes_anywhere __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint16_t halves_anywhere __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
 // Where the CPU multiplies and adds pairs of bf16, numbers whose products are summed lie next to each other: two features
 // of a key, two positions of a feature of a value. `Factor` is what such a stored number is multiplied by.
@@ -50,19 +62,12 @@ struct Count {
     static constexpr int value = N;
 };
 
-inline lanes load(const float* p) {
-    lanes x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
-}
+inline lanes load(const float* p) { return *reinterpret_cast<const lanes_anywhere*>(p); }
 inline lanes load(const bf16* p) {
-    halves x;
-    std::memcpy(&x, p, sizeof x);
-    words y = __builtin_convertvector(x, words) << 16;
-    lanes z;
-    std::memcpy(&z, &y, sizeof z);
-    return z;
+    halves x = *reinterpret_cast<const halves_anywhere*>(p);
+    return (lanes)(__builtin_convertvector(x, words) << 16);
 }
+inline void save(float* p, lanes x) { *reinterpret_cast<lanes_anywhere*>(p) = x; }
 
 // sums (R, V vectors) += factors (R, `apart` apart), PAIR of each, times PAIR * V vectors of stored numbers.
 template <int R, int V, typename T>
@@ -93,13 +98,14 @@ void score_some(const Factor<T>* q, const T* keys, int64_t d, int64_t s, float* 
     lanes sums[R][V] = {};
     for (int64_t j = 0; j < d; j += PAIR<T>) multiply<R, V>(q + j, d, keys + s * d + j * W, W * d, sums);
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) std::memcpy(scores + r * most + s + v * W, &sums[r][v], sizeof(lanes));
+        for (int v = 0; v < V; v++) save(scores + r * most + s + v * W, sums[r][v]);
 }
 
 template <int R, typename T>
 void score(const Factor<T>* q, const T* keys, int64_t d, int64_t count, float* scores, int64_t most) {
+    constexpr int V = SUMS / R < 4 ? SUMS / R : 4;
     int64_t s = 0;
-    for (; s + 4 * W <= count; s += 4 * W) score_some<R, 4>(q, keys, d, s, scores, most);
+    for (; s + V * W <= count; s += V * W) score_some<R, V>(q, keys, d, s, scores, most);
     for (; s + 2 * W <= count; s += 2 * W) score_some<R, 2>(q, keys, d, s, scores, most);
     for (; s < count; s += W) score_some<R, 1>(q, keys, d, s, scores, most);
 }
@@ -113,13 +119,14 @@ void gather_some(const Factor<T>* weights, int64_t most, const T* values, int64_
     for (int64_t s = 0; s < count; s += PAIR<T>)
         multiply<R, V>(weights + s, most, values + s * d + j * PAIR<T>, W * PAIR<T>, sums);
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) std::memcpy(out + r * d + j + v * W, &sums[r][v], sizeof(lanes));
+        for (int v = 0; v < V; v++) save(out + r * d + j + v * W, sums[r][v]);
 }
 
 template <int R, typename T>
 void gather(const Factor<T>* weights, int64_t most, const T* values, int64_t d, int64_t count, float* out) {
+    constexpr int V = SUMS / R < 4 ? SUMS / R : 4;
     int64_t j = 0;
-    for (; j + 4 * W <= d; j += 4 * W) gather_some<R, 4>(weights, most, values, d, count, j, out);
+    for (; j + V * W <= d; j += V * W) gather_some<R, V>(weights, most, values, d, count, j, out);
     for (; j < d; j += W) gather_some<R, 1>(weights, most, values, d, count, j, out);
 }
 

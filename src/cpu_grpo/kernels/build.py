@@ -33,8 +33,7 @@ SIGNATURES = {
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "store": [POINTER] * 4 + [INT] * 4,
     "attend": [POINTER] * 3 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6 + [INT] + [POINTER] * 3 + [INT] * 5,
-}
-SIGNATURES_BF16 = {
+    "lay_out": [POINTER, POINTER, INT, INT, INT],
     "narrow_product": [POINTER] * 4 + [INT] * 3,
     "decode_layers": [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
     + [POINTER] * 6
@@ -50,8 +49,8 @@ class Native:
     """
 
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
-        self.panel = library.narrow_panel_bf16() if suffix == "bf16" else 0
-        for name, signature in (SIGNATURES | (SIGNATURES_BF16 if suffix == "bf16" else {})).items():
+        self.panel = getattr(library, f"narrow_panel_{suffix}")()
+        for name, signature in SIGNATURES.items():
             function = getattr(library, f"{name}_{suffix}")
             function.argtypes, function.restype = signature, None
             setattr(self, name, functools.partial(_call, function))

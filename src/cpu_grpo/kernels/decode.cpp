@@ -5,60 +5,90 @@
 
 #include "numbers.h"
 
-extern "C" {
-void norm_bf16(float*, const bf16*, const float*, float, bf16*, float*, int64_t, int64_t);
-void swiglu_bf16(const bf16*, bf16*, int64_t, int64_t);
-void attend_bf16(const bf16*, const float*, const float*, float, const float*, const float*, float, bf16*, bf16*,
-                 const int64_t*, const int64_t*, const int64_t*, const int64_t*, int64_t, const int64_t*, const int64_t*,
-                 bf16*, int64_t, int64_t, int64_t, int64_t, int64_t);
-void narrow_product_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t);
-}
+#define DECLARE(T, SUFFIX)                                                                                             \
+    extern "C" {                                                                                                       \
+    void norm_##SUFFIX(float*, const T*, const float*, float, T*, float*, int64_t, int64_t);                           \
+    void swiglu_##SUFFIX(const T*, T*, int64_t, int64_t);                                                              \
+    void attend_##SUFFIX(const T*, const float*, const float*, float, const float*, const float*, float, T*, T*,       \
+                         const int64_t*, const int64_t*, const int64_t*, const int64_t*, int64_t, const int64_t*,      \
+                         const int64_t*, T*, int64_t, int64_t, int64_t, int64_t, int64_t);                             \
+    void narrow_product_##SUFFIX(const T*, const T*, const float*, T*, int64_t, int64_t, int64_t);                     \
+    }                                                                                                                  \
+    template <>                                                                                                        \
+    struct Kernels<T> {                                                                                                \
+        static constexpr auto norm = norm_##SUFFIX;                                                                    \
+        static constexpr auto swiglu = swiglu_##SUFFIX;                                                                \
+        static constexpr auto attend = attend_##SUFFIX;                                                                \
+        static constexpr auto product = narrow_product_##SUFFIX;                                                       \
+    };
+
+template <typename T>
+struct Kernels;
+DECLARE(float, fp32)
+DECLARE(bf16, bf16)
 
 namespace {
 
 // A packed weight and its bias, as narrow_product takes them.
+template <typename T>
 struct Product {
-    const bf16* packed;
+    const T* packed;
     const float* bias;
-    void operator()(const std::vector<bf16>& x, bf16* out, int64_t n, int64_t outs) const {
-        narrow_product_bf16(x.data(), packed, bias, out, n, int64_t(x.size()) / n, outs);
+    void operator()(const std::vector<T>& x, T* out, int64_t n, int64_t outs) const {
+        Kernels<T>::product(x.data(), packed, bias, out, n, int64_t(x.size()) / n, outs);
     }
 };
 
 // The addresses that decode_layers is given for each layer; the norms of queries and keys may be null.
+template <typename T>
 struct Layer {
     const float* attention_norm;
-    Product qkv;
+    Product<T> qkv;
     const float *q_norm, *k_norm;
-    Product o;
+    Product<T> o;
     const float* mlp_norm;
-    Product gate_up, down;
+    Product<T> gate_up, down;
 };
-
-}  // namespace
 
 // x (n, hidden), in place, is the residual stream; delta (n, hidden) gets what the last layer adds to it.
 // `layers` are `count` of the above; `inner` is the size between gate_up and down; keys and values lie `layer_size` numbers
 // apart from layer to layer; the others are attend's.
-extern "C" void decode_layers_bf16(const Layer* layers, int64_t count, float eps, float* x, bf16* delta, int64_t hidden,
-                                   int64_t inner, const float* cosines, const float* sines, float scale, bf16* keys,
-                                   bf16* values, int64_t layer_size, const int64_t* lengths, const int64_t* prompt_keys,
-                                   const int64_t* prompt_values, const int64_t* prompt_layer, const int64_t* prompts,
-                                   const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,
-                                   int64_t capacity) {
+template <typename T>
+void decode_layers(const Layer<T>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,
+                   const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,
+                   const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values,
+                   const int64_t* prompt_layer, const int64_t* prompts, const int64_t* prompt_capacities, int64_t n,
+                   int64_t heads, int64_t kv, int64_t d, int64_t capacity) {
     int64_t width = (heads + 2 * kv) * d;
-    std::vector<bf16> normed(n * hidden), qkv(n * width), attended(n * heads * d), both(n * 2 * inner), gated(n * inner);
+    std::vector<T> normed(n * hidden), qkv(n * width), attended(n * heads * d), both(n * 2 * inner), gated(n * inner);
     for (int64_t i = 0; i < count; i++) {
-        const Layer& layer = layers[i];
-        norm_bf16(x, i ? delta : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
+        const Layer<T>& layer = layers[i];
+        Kernels<T>::norm(x, i ? delta : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
         layer.qkv(normed, qkv.data(), n, width);
-        attend_bf16(qkv.data(), layer.q_norm, layer.k_norm, eps, cosines, sines, scale, keys + i * layer_size,
-                    values + i * layer_size, lengths, prompt_keys, prompt_values, prompt_layer, i, prompts,
-                    prompt_capacities, attended.data(), n, heads, kv, d, capacity);
+        Kernels<T>::attend(qkv.data(), layer.q_norm, layer.k_norm, eps, cosines, sines, scale, keys + i * layer_size,
+                           values + i * layer_size, lengths, prompt_keys, prompt_values, prompt_layer, i, prompts,
+                           prompt_capacities, attended.data(), n, heads, kv, d, capacity);
         layer.o(attended, delta, n, hidden);
-        norm_bf16(x, delta, layer.mlp_norm, eps, normed.data(), nullptr, n, hidden);
+        Kernels<T>::norm(x, delta, layer.mlp_norm, eps, normed.data(), nullptr, n, hidden);
         layer.gate_up(normed, both.data(), n, 2 * inner);
-        swiglu_bf16(both.data(), gated.data(), n, inner);
+        Kernels<T>::swiglu(both.data(), gated.data(), n, inner);
         layer.down(gated, delta, n, hidden);
     }
 }
+
+}  // namespace
+
+#define EXPORT(T, SUFFIX)                                                                                              \
+    extern "C" void decode_layers_##SUFFIX(                                                                            \
+        const Layer<T>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,           \
+        const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,                 \
+        const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompt_layer, \
+        const int64_t* prompts, const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,     \
+        int64_t capacity) {                                                                                            \
+        decode_layers(layers, count, eps, x, delta, hidden, inner, cosines, sines, scale, keys, values, layer_size,    \
+                      lengths, prompt_keys, prompt_values, prompt_layer, prompts, prompt_capacities, n, heads, kv, d,  \
+                      capacity);                                                                                       \
+    }
+
+EXPORT(float, fp32)
+EXPORT(bf16, bf16)

@@ -1,28 +1,79 @@
 // Products of few rows with a large weight, as decoding makes them: the weight is read from memory once, in the order it
-// lies in, while the rows stay in the cache. Needs AVX-512's bf16 instructions; products.py says what is done elsewhere.
+// lies in, while the rows stay in the cache. In fp32 on every CPU, in bf16 where AVX-512 multiplies pairs of it; products.py
+// says what is done elsewhere.
 #include <cstdint>
 #include <cstring>
 
+#include "numbers.h"
+
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define PAIRS_OF_BF16
 #include <immintrin.h>
+#endif
 
 namespace {
 
-constexpr int64_t VECTORS = 3, PANEL = 16 * VECTORS;  // outputs computed together
-constexpr int64_t ROWS = 8;      // computed together: ROWS * VECTORS sums and VECTORS weights fill the registers
-constexpr int64_t CACHED = 128;  // rows that stay in the cache while panels pass by
+// ROWS * VECTORS sums and VECTORS weights fill the registers.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 3, ROWS = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, VECTORS = 3, ROWS = 8;
+#else
+constexpr int LANES = 4, VECTORS = 2, ROWS = 6;
+#endif
+constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
+constexpr int64_t STEP = PANEL * 4;         // bytes of a panel that a step takes: a number, or a pair of bf16, of each
+constexpr int64_t LINES = STEP < 64 ? 1 : STEP / 64;  // of the cache, that this is
+constexpr int64_t CACHED = 128;             // rows that stay in the cache while panels pass by
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-// The part of a panel that comes next which to fetch meanwhile: of each VECTORS lines, `from`, `from + by`, ...
+// The part of a panel that comes next which to fetch meanwhile: of each step's LINES, `from`, `from + by`, ...
 struct Next {
     const char* panel;
     int from, by;
+    void fetch(int64_t step) const {
+        for (int64_t line = from; line < LINES; line += by) __builtin_prefetch(panel + step * STEP + line * 64, 0, 2);
+    }
 };
 
-// A panel's outputs of R rows: x (R, in) times panel (in / 2, PANEL, 2), plus bias (PANEL,) -> the first `left` of them to
-// out, rows `outs` apart.
+// A panel's outputs of R rows: x (R, in) times panel (in, PANEL), plus bias (PANEL,) -> the first `left` of them to out,
+// rows `outs` apart.
 template <int R>
-void some_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float* bias, Next next, uint16_t* out,
-               int64_t outs, int64_t left) {
+void some_rows(const float* x, int64_t in, const float* panel, const float* bias, Next next, float* out, int64_t outs,
+               int64_t left) {
+    lanes sums[R][VECTORS];
+    for (int v = 0; v < VECTORS; v++)
+        for (int r = 0; r < R; r++) sums[r][v] = *reinterpret_cast<const anywhere*>(bias + LANES * v);
+    for (int64_t k = 0; k < in; k++) {
+        lanes weights[VECTORS];
+#pragma GCC unroll 3
+        for (int v = 0; v < VECTORS; v++) weights[v] = *reinterpret_cast<const anywhere*>(panel + k * PANEL + LANES * v);
+        next.fetch(k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 3
+            for (int v = 0; v < VECTORS; v++) sums[r][v] += x[r * in + k] * weights[v];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < VECTORS; v++) {
+            float* to = out + r * outs + LANES * v;
+            if (left >= LANES * (v + 1))
+                *reinterpret_cast<anywhere*>(to) = sums[r][v];
+            else if (left > LANES * v)
+                std::memcpy(to, &sums[r][v], (left - LANES * v) * sizeof(float));
+        }
+}
+
+#ifdef PAIRS_OF_BF16
+// The same of panels (in / 2, PANEL, 2).
+template <int R>
+void some_rows(const bf16* x, int64_t in, const bf16* panel, const float* bias, Next next, bf16* out, int64_t outs,
+               int64_t left) {
     __m512 sums[R][VECTORS];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_loadu_ps(bias + 16 * v);
@@ -30,8 +81,7 @@ void some_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float
         __m512bh weights[VECTORS];
         for (int v = 0; v < VECTORS; v++)
             weights[v] = (__m512bh)_mm512_loadu_si512(panel + (k * PANEL + 16 * v) * 2);
-        for (int64_t line = next.from; line < VECTORS; line += next.by)
-            _mm_prefetch(next.panel + (k * VECTORS + line) * 64, _MM_HINT_T1);
+        next.fetch(k);
         for (int r = 0; r < R; r++) {
             int pair;
             std::memcpy(&pair, x + r * in + 2 * k, sizeof pair);
@@ -45,42 +95,87 @@ void some_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float
             _mm256_mask_storeu_epi16(out + r * outs + 16 * v, kept, (__m256i)_mm512_cvtneps_pbh(sums[r][v]));
         }
 }
+#endif
 
-constexpr decltype(&some_rows<1>) BY_COUNT[ROWS + 1] = {
+template <typename T>
+using SomeRows = void (*)(const T*, int64_t, const T*, const float*, Next, T*, int64_t, int64_t);
+template <typename T>
+constexpr SomeRows<T> BY_COUNT[] = {
     nullptr,      some_rows<1>, some_rows<2>, some_rows<3>, some_rows<4>,
     some_rows<5>, some_rows<6>, some_rows<7>, some_rows<8>,
 };
 
-void product(const uint16_t* x, const uint16_t* packed, const float* bias, uint16_t* out, int64_t n, int64_t in,
-             int64_t outs) {
+template <typename T>
+void product(const T* x, const T* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
     int64_t panels = (outs + PANEL - 1) / PANEL, blocks = (n + ROWS - 1) / ROWS;
+    int by = blocks < LINES ? int(blocks) : int(LINES);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < panels; p++) {
-        const uint16_t* panel = packed + p * in * PANEL;
+        const T* panel = packed + p * in * PANEL;
         const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + in * PANEL : panel);
-        int by = blocks < VECTORS ? int(blocks) : int(VECTORS);
         for (int64_t b = 0; b < blocks; b++) {
             int64_t first = n * b / blocks, count = n * (b + 1) / blocks - first;
-            BY_COUNT[count](x + first * in, in, panel, bias + p * PANEL, {next, b < by ? int(b) : int(VECTORS), by},
-                            out + first * outs + p * PANEL, outs, outs - p * PANEL);
+            BY_COUNT<T>[count](x + first * in, in, panel, bias + p * PANEL, {next, b < by ? int(b) : int(LINES), by},
+                               out + first * outs + p * PANEL, outs, outs - p * PANEL);
         }
+    }
+}
+
+// x (n, in) times packed (panels, in, PANEL), in bf16 (panels, in / 2, PANEL, 2), plus bias (panels * PANEL,) -> out
+// (n, outs).
+template <typename T>
+void narrow_product(const T* x, const T* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
+    for (int64_t first = 0; first < n; first += CACHED)
+        product(x + first * in, packed, bias, out + first * outs, n - first < CACHED ? n - first : CACHED, in, outs);
+}
+
+// Where weight k of output `lane` of a panel lies in it.
+inline int64_t place(const float*, int64_t k, int64_t lane) { return k * PANEL + lane; }
+inline int64_t place(const bf16*, int64_t k, int64_t lane) { return (k / 2 * PANEL + lane) * 2 + k % 2; }
+
+// The weights at `rows` (outs,), addresses of `in` numbers each -> packed as above, outputs past the last being 0. After them
+// come `more` columns of which the first is 1 and the others are 0.
+template <typename T>
+void lay_out(const float* const* rows, T* packed, int64_t outs, int64_t in, int64_t more) {
+    constexpr int64_t SOME = 32;  // columns at a time, so that all lanes of some lines are written while they are cached
+    int64_t panels = (outs + PANEL - 1) / PANEL, width = in + more;
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < panels; p++) {
+        T* panel = packed + p * width * PANEL;
+        for (int64_t from = 0; from < width; from += SOME)
+            for (int64_t lane = 0; lane < PANEL; lane++) {
+                const float* row = p * PANEL + lane < outs ? rows[p * PANEL + lane] : nullptr;
+                int64_t end = from + SOME < width ? from + SOME : width;
+                for (int64_t k = from; k < end; k++)
+                    put(panel[place(panel, k, lane)], !row ? 0 : k < in ? row[k] : k == in);
+            }
     }
 }
 
 }  // namespace
 
-extern "C" int64_t narrow_panel_bf16() { return PANEL; }
+#define EXPORT(T, SUFFIX)                                                                                              \
+    extern "C" void lay_out_##SUFFIX(const float* const* rows, T* packed, int64_t outs, int64_t in, int64_t more) {    \
+        lay_out(rows, packed, outs, in, more);                                                                         \
+    }
 
-// x (n, in) times packed (panels, in / 2, PANEL, 2), plus bias (panels * PANEL,) -> out (n, outs); in is even.
-extern "C" void narrow_product_bf16(const uint16_t* x, const uint16_t* packed, const float* bias, uint16_t* out, int64_t n,
-                                    int64_t in, int64_t outs) {
-    for (int64_t first = 0; first < n; first += CACHED)
-        product(x + first * in, packed, bias, out + first * outs, n - first < CACHED ? n - first : CACHED, in, outs);
+EXPORT(float, fp32)
+EXPORT(bf16, bf16)
+
+extern "C" int64_t narrow_panel_fp32() { return PANEL; }
+extern "C" void narrow_product_fp32(const float* x, const float* packed, const float* bias, float* out, int64_t n, int64_t in,
+                                    int64_t outs) {
+    narrow_product(x, packed, bias, out, n, in, outs);
 }
 
+// 0 and nothing where there are no pairs of bf16. There, `in` is even.
+#ifdef PAIRS_OF_BF16
+extern "C" int64_t narrow_panel_bf16() { return PANEL; }
+extern "C" void narrow_product_bf16(const bf16* x, const bf16* packed, const float* bias, bf16* out, int64_t n, int64_t in,
+                                    int64_t outs) {
+    narrow_product(x, packed, bias, out, n, in, outs);
+}
 #else
-
 extern "C" int64_t narrow_panel_bf16() { return 0; }
-extern "C" void narrow_product_bf16(const uint16_t*, const uint16_t*, const float*, uint16_t*, int64_t, int64_t, int64_t) {}
-
+extern "C" void narrow_product_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t) {}
 #endif

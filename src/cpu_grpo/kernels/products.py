@@ -10,48 +10,80 @@ import torch
 from cpu_grpo.kernels.build import Native, native
 
 Product = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
+Biases = list[torch.Tensor | None]
 
 NARROW = 128  # rows up to which our own product is considered: oneDNN's is made for more
 MUCH = 1.3  # faster than ours is oneDNN's before it is taken: a choice that noise could turn would change results
+WORD = 4  # bytes that products.cpp takes of a row at a time: a number in fp32, a pair in bf16
 PROBES = 12  # weights of SHAPE, more than caches hold: decoding finds its weights in memory
 SHAPE = (3072, 576)
 
 
-def product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:
-    """x -> x @ weight.T + bias, in weight's dtype.
+def product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, rows: int, level: int = 0) -> Product:
+    """x (n, in + level) -> x @ (weights side by side).T + biases, (n, sum of outs), in `dtype`.
 
     Args:
-        weight: (out, in), copied to another layout where that pays, else used as it is.
-        bias: (out,).
+        weights: (outs, in) each, in any dtype; copied, in another layout where that pays.
+        biases: of each weight, (outs,) or None.
         rows: about how many x will have.
+        level: columns to be added to the weights: one of ones, the others of zeros.
     """
-    kernels = native(weight.dtype)
-    if kernels and kernels.panel and rows <= NARROW and weight.size(1) % 2 == 0 and _narrow_pays(weight.dtype, rows):
-        return Narrow.of(kernels, weight, bias)
-    return _library(weight, bias, rows)
+    kernels, columns = native(dtype), weights[0].size(1) + level
+    whole = columns * dtype.itemsize % WORD == 0
+    if kernels and kernels.panel and rows <= NARROW and whole and _narrow_pays(dtype, rows):
+        return Narrow.of(kernels, dtype, weights, biases, level)
+    weight, bias = side_by_side(weights, biases, dtype, level)
+    return library_product(weight, bias, rows)
+
+
+def side_by_side(
+    weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, level: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One weight (sum of outs, in + level) and bias (sum of outs,) of several, in `dtype`; see `product`."""
+    outs, ins = [weight.size(0) for weight in weights], weights[0].size(1)
+    joined = torch.empty(sum(outs), ins + level, dtype=dtype)
+    for some, weight in zip(joined[:, :ins].split(outs), weights, strict=True):
+        some.copy_(weight)
+    joined[:, ins:] = 0
+    joined[:, ins : ins + 1] = 1
+    if all(bias is None for bias in biases):
+        return joined, None
+    return joined, torch.cat(_filled(weights, biases)).to(dtype)
+
+
+def _filled(weights: list[torch.Tensor], biases: Biases) -> list[torch.Tensor]:
+    """The biases in fp32, zeros for None."""
+    pairs = zip(weights, biases, strict=True)
+    return [torch.zeros(w.size(0)) if b is None else b.detach().float() for w, b in pairs]
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """By products.cpp: 1.3 to 2.5 times as fast as oneDNN for 1 to 64 rows on a CPU with AVX-512 bf16 (docs/log.md)."""
+    """By products.cpp: for 1 to 64 rows 1.3 to 2.5 times as fast as oneDNN, in bf16 with AVX-512 and in fp32 with AVX2
+    (docs/log.md)."""
 
     kernels: Native
-    packed: torch.Tensor  # (panels, in / 2, panel), pairs of bf16 as int32
+    packed: torch.Tensor  # (panels, in, panel), or in bf16 (panels, in / 2, panel, 2)
     bias: torch.Tensor  # (panels * panel,) in fp32
     outs: int
 
     @staticmethod
-    def of(kernels: Native, weight: torch.Tensor, bias: torch.Tensor | None) -> "Narrow":
-        outs, ins = weight.shape
-        panels = -(-outs // kernels.panel)
-        padding = panels * kernels.panel - outs
-        if padding:
-            weight = torch.cat([weight, weight.new_zeros(padding, ins)])
-        pairs = weight.contiguous().view(torch.int32).view(panels, kernels.panel, ins // 2)
-        shift = torch.zeros(panels * kernels.panel)
-        if bias is not None:
-            shift[:outs] = bias
-        return Narrow(kernels, pairs.transpose(1, 2).contiguous(), shift, outs)
+    def of(
+        kernels: Native, dtype: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0
+    ) -> "Narrow":
+        """See `product`."""
+        # Rows are read where they lie, so the products of a layer need no copy but the packed one.
+        masters = [weight.detach().float().contiguous() for weight in weights]
+        ins = masters[0].size(1)
+        rows = torch.cat([m.data_ptr() + torch.arange(m.size(0)) * ins * m.element_size() for m in masters])  # (outs,)
+        outs, panel = rows.numel(), kernels.panel
+        panels = -(-outs // panel)
+        packed = torch.empty(panels, (ins + level) * panel, dtype=dtype)
+        kernels.lay_out(rows, packed, outs, ins, level)
+        shift = torch.zeros(panels * panel)
+        if any(bias is not None for bias in biases):
+            shift[:outs] = torch.cat(_filled(weights, biases))
+        return Narrow(kernels, packed, shift, outs)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
@@ -60,7 +92,8 @@ class Narrow:
         return out
 
 
-def _library(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:
+def library_product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:
+    """x (n, in) -> x @ weight.T + bias, (n, outs), by torch or oneDNN, made for about `rows` rows."""
     if not _prepacks(weight.dtype):
         return lambda x: torch.nn.functional.linear(x, weight, bias)
     # oneDNN's own layout saves reordering the weight at every call: up to 3 times faster from 8 to 128 rows, 1.1 times
@@ -81,8 +114,8 @@ def _narrow_pays(dtype: torch.dtype, rows: int) -> bool:
     """Whether oneDNN is not much faster for so many rows, as it may be on CPUs with matrix units; measured in 0.1 s."""
     weights = [torch.ones(SHAPE, dtype=dtype) for _ in range(PROBES)]
     x = torch.ones(rows, SHAPE[1], dtype=dtype)
-    ours = _seconds([Narrow.of(native(dtype), weight, None) for weight in weights], x)
-    return ours < MUCH * _seconds([_library(weight, None, rows) for weight in weights], x)
+    ours = _seconds([Narrow.of(native(dtype), dtype, [weight], [None]) for weight in weights], x)
+    return ours < MUCH * _seconds([library_product(weight, None, rows) for weight in weights], x)
 
 
 def _seconds(products: list[Product], x: torch.Tensor) -> float:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from cpu_grpo.decoder import Decoder, Layer, Linear, Norm, side_by_side
-from cpu_grpo.kernels.products import Product, product
+from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
+from cpu_grpo.kernels.products import Product, library_product, side_by_side
 from cpu_grpo.learner.attention import TreeAttention
 from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores, widened_head
 from cpu_grpo.learner.packing import Pack
@@ -26,10 +26,10 @@ class Joint:
 
     @staticmethod
     def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
-        weight, bias = side_by_side(parts, dtype, merged=False)
+        weight, bias = side_by_side([part.weight.detach() for part in parts], [part.bias for part in parts], dtype)
         if tokens < MANY:
             return Joint(lambda x: torch.nn.functional.linear(x, weight, bias), lambda g: g @ weight, parts)
-        return Joint(product(weight, bias, ROWS), product(weight.t(), None, ROWS), parts)
+        return Joint(library_product(weight, bias, ROWS), library_product(weight.t(), None, ROWS), parts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in) -> (N, sum of outs)."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpu_grpo.decoder import Decoder, Linear, Norm, side_by_side
+from cpu_grpo.decoder import Decoder, Linear, Norm
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels.products import Narrow, Product, product
 
@@ -43,8 +43,8 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     """
     dtype = DTYPES[precision]
 
-    def joint(*parts: Linear) -> Product:
-        return product(*side_by_side(parts, dtype, merged=True), rows)
+    def joint(*parts: Linear, level: int = 0) -> Product:
+        return product([part.merged() for part in parts], [part.bias for part in parts], dtype, rows, level)
 
     layers = tuple(
         PackedLayer(
@@ -59,11 +59,9 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
         )
         for layer in decoder.layers
     )
-    head = decoder.head.merged().to(dtype)
-    ones = head.new_zeros(head.size(0), LEVEL_COLUMNS)
-    ones[:, 0] = 1  # the first of the columns is what its scores are less; the others keep the rows aligned
-    joined = Linear(torch.cat([head, ones], dim=1), decoder.head.bias)
-    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), joint(joined), _addresses(layers))
+    # The level that scores are less goes through the product; more than one column, as that keeps the rows aligned.
+    head = joint(decoder.head, level=LEVEL_COLUMNS)
+    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _addresses(layers))
 
 
 def _addresses(layers: tuple[PackedLayer, ...]) -> torch.Tensor | None:
