@@ -30,6 +30,11 @@ class Bench:
     def rates(self) -> Rates:
         return Rates(1e9 * max(self.machine["gemm_gflops"].values()), 1e9 * self.machine["read_gb_per_second"])
 
+    @property
+    def best_precision(self) -> str:
+        """The precision of fastest products on this machine: the one that makes a baseline look best."""
+        return max(self.machine["gemm_gflops"], key=self.machine["gemm_gflops"].get)
+
     def task(self, model: str) -> Json:
         return {"model": model, "base": self.base, "quick": self.quick}
 

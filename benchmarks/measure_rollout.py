@@ -1,6 +1,7 @@
 """Worker: seconds of a rollout by our engine or by transformers.generate, packing, prefill and sampling included.
 
-A task has: engine, model, base, groups (a list of Work), temperature, warm_up_tokens.
+A task has: engine, model, base, groups (a list of Work), temperature, warm_up_tokens, plain_precision (of
+the model that transformers generates with).
 """
 
 import time
@@ -14,7 +15,7 @@ from worker import Json, serve
 from workloads import NEVER, SEED, WARM_UP_SEED, load, prompt_ids, prompts, shape, use_all_cores
 
 from cpu_grpo.decoder import decoder
-from cpu_grpo.hardware import fastest_precision, keep_memory
+from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
 from cpu_grpo.rollout import Request, Sampling, generate, packed
 
 Rollout = Callable[[list[list[int]], int, int], list[list[int]]]  # prompts, completions of each, tokens -> completions
@@ -23,7 +24,7 @@ Rollout = Callable[[list[list[int]], int, int], list[list[int]]]  # prompts, com
 def measure(task: Json) -> Json:
     """One warm-up and one timed rollout for each amount of work."""
     use_all_cores()
-    model, tokenizer = load(task, torch.float32 if task["engine"] == "ours" else torch.bfloat16)
+    model, tokenizer = load(task, torch.float32 if task["engine"] == "ours" else DTYPES[task["plain_precision"]])
     rollout = {"ours": ours, "transformers": plain}[task["engine"]](model, task["temperature"])
     seconds = []
     for given in task["groups"]:
@@ -59,7 +60,7 @@ def ours(model: Any, temperature: float) -> Rollout:
 
 
 def plain(model: Any, temperature: float) -> Rollout:
-    """transformers.generate on a bf16 model, every row in one batch."""
+    """transformers.generate, every row in one batch."""
 
     @torch.inference_mode()
     def rollout(asked: list[list[int]], count: int, tokens: int) -> list[list[int]]:

@@ -25,6 +25,7 @@ def rollout(bench: Bench, model: str) -> list[Figure]:
     """Tokens a second at 8 and 64 sequences, against vLLM's CPU build where there is one, and against transformers."""
     works = [bench.work(prompts) for prompts in GROUPS]
     task = bench.task(model) | {"groups": [asdict(work) for work in works], "temperature": TEMPERATURE}
+    task |= {"plain_precision": bench.best_precision}
 
     def asking(engine: str, warm_up_tokens: int) -> Callable[[], Json]:
         return lambda: ask("measure_rollout.py", task | {"engine": engine, "warm_up_tokens": warm_up_tokens})
@@ -49,7 +50,10 @@ def rollout(bench: Bench, model: str) -> list[Figure]:
         bound = None
         if runs["ours"]:
             bound = work.scored_tokens / floors.rollout_seconds(shape_of(runs["ours"]), work, bench.rates)
-        for other, title, goal in ((vllm, "vLLM", 2), ("transformers", "transformers.generate bf16", 5)):
+        for other, title, goal in (
+            (vllm, "vLLM", 2),
+            ("transformers", f"transformers.generate {bench.best_precision}", 5),
+        ):
             figures.append(
                 Figure(
                     f"rollout against {title}",

@@ -29,13 +29,13 @@ from cpu_grpo.workspace import Layout, base_model
 
 Row = Callable[[Bench], list[Figure]]
 ROWS: dict[str, Row] = {
-    "update_135m": lambda bench: update(bench, "update_135m", "135m", 8, {"trl fp32": 12, "trl bf16": 8}),
+    "update_135m": lambda bench: update(bench, "update_135m", "135m", 8, goal=12, best_goal=8),
     "update_494m_1x8": lambda bench: [
-        *update(bench, "update_494m_1x8", "494m", 1, {"trl fp32": 10}),
+        *update(bench, "update_494m_1x8", "494m", 1, goal=10),
         throughput(bench, "update_494m_1x8", "494m", 1, 0.6),
     ],
     "update_494m_4x8": lambda bench: [
-        *update(bench, "update_494m_4x8", "494m", 4, {"trl fp32": 10}),
+        *update(bench, "update_494m_4x8", "494m", 4, goal=10),
         throughput(bench, "update_494m_4x8", "494m", 4),
     ],
     "rollout_135m": partial(rollout, model="135m"),

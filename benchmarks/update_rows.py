@@ -12,20 +12,25 @@ from linearity import fit, plot
 from worker import Json, ask
 
 
-def update(bench: Bench, key: str, model: str, prompts: int, goals: dict[str, float]) -> list[Figure]:
-    """Seconds of an update beside those of each stock engine named in `goals`."""
+def update(
+    bench: Bench, key: str, model: str, prompts: int, goal: float, best_goal: float | None = None
+) -> list[Figure]:
+    """Seconds of an update beside those of stock TRL in fp32, and in its best precision here if that has a goal too."""
     work = bench.work(prompts)
-    runs = _runs(bench, key, model, work, tuple(goals))
+    goals = [("trl fp32", goal, "TRL in fp32")]
+    if best_goal is not None:
+        goals.append((f"trl {bench.best_precision}", best_goal, f"TRL at its best here, {bench.best_precision}"))
+    runs = _runs(bench, key, model, work, tuple(engine for engine, _, _ in goals))
     return [
         Figure(
-            f"whole update against {engine}",
+            f"whole update against {title}",
             bench.describe(model, work),
             **ratio(_seconds(runs["ours"]), _seconds(runs[engine])),
             bound=_bound(bench, runs["ours"], work),
             goal=goal,
             note=f"peak memory {_peak(runs['ours'])} against {_peak(runs[engine])}",
         )
-        for engine, goal in goals.items()
+        for engine, goal, title in goals
     ]
 
 

@@ -89,6 +89,20 @@ def test_every_row_is_printed_and_written_and_agrees_with_its_runs(in_process, t
     assert (tmp_path / "bench_linearity.png").is_file()
 
 
+def test_where_bf16_is_slow_baselines_are_at_their_best_in_fp32(in_process, monkeypatch, tmp_path):
+    for module in (hardware, measure_machine):
+        monkeypatch.setattr(module, "gemm_rate", lambda dtype, **sizes: 20.0 if dtype == torch.bfloat16 else 100.0)
+    out = tmp_path / "bench.json"
+    rows = ["update_135m", "rollout_135m"]
+    assert run.main(["--quick", "--repeats", "1", "--only", *rows, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert set(report["runs"]["update_135m"]) == {"ours", "trl fp32"}
+    fp32, best = report["rows"]["update_135m"]
+    assert (fp32["goal"], best["goal"]) == (12, 8) and fp32["value"] == best["value"]
+    assert best["measure"].endswith("at its best here, fp32")
+    assert report["rows"]["rollout_135m"][1]["measure"] == "rollout against transformers.generate fp32"
+
+
 def test_the_command_and_vllms_environment(tmp_path):
     (tmp_path / "vllm.py").write_text(STUB)
     command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--repeats", "1", "--only", "rollout_135m"]
