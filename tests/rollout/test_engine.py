@@ -209,6 +209,28 @@ def test_the_comparison_meets_end_tokens_the_limit_and_both_ways_of_attention(ve
     assert set(calls) == {"torch"}
 
 
+def rooted(*lengths, root):
+    """Requests whose prompts begin alike."""
+    start, *rests = random_prompts(root, *lengths)
+    return [Request(start + rest, 1 + number % 3) for number, rest in enumerate(rests)]
+
+
+@pytest.mark.parametrize("root", [1, 16, 40])
+def test_what_prompts_begin_with_goes_through_the_model_once(any_model, kernels, monkeypatch, root):
+    requests = rooted(9, 12, 30, 16, root=root)
+    computed = []
+    spy(monkeypatch, forward, "_layers", lambda model, ids, attend: computed.append(len(ids)))
+    assert tokens(complete(any_model, requests, rows=128)) == naive(any_model, requests)
+    first_lot = [len(requests[i].prompt) for i in schedule.admissions(requests)[0]]
+    assert len(first_lot) > 1 and computed[0] == sum(first_lot) - root * (len(first_lot) - 1)
+
+
+def test_prompts_that_share_too_much_would_be_noticed(tiny_model, monkeypatch):
+    requests = rooted(9, 8, root=16)
+    monkeypatch.setattr(forward, "common_prefix", lambda prompts: 17)
+    assert tokens(complete(tiny_model, requests, rows=128)) != naive(tiny_model, requests)
+
+
 def test_prompts_prefilled_in_small_lots_get_the_same_completions(any_model, kernels, monkeypatch):
     monkeypatch.setattr(schedule, "PREFILL_TOKENS", 40)
     lots = prefilled(monkeypatch)

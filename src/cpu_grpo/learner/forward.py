@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
-from cpu_grpo.kernels.products import Product, library_product, side_by_side
+from cpu_grpo.kernels.products import Biases, Product, library_product, side_by_side
 from cpu_grpo.learner.attention import TreeAttention
 from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores, widened_head
 from cpu_grpo.learner.packing import Pack
@@ -18,7 +18,7 @@ CHUNK = 256  # states projected onto the vocabulary at a time
 
 @dataclass(frozen=True)
 class Joint:
-    """Projections of the same input side by side, rounded to the compute dtype; the masters stay as they are."""
+    """Projections of the same input side by side, in the compute dtype; the masters stay as they are."""
 
     forward: Product  # (N, in) -> (N, sum of outs)
     backward: Product  # (N, sum of outs) -> (N, in), the gradient's way back
@@ -26,7 +26,10 @@ class Joint:
 
     @staticmethod
     def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
-        weight, bias = side_by_side([part.weight.detach() for part in parts], [part.bias for part in parts], dtype)
+        weights, biases = [part.weight.detach() for part in parts], [part.bias for part in parts]
+        if dtype == torch.float32 and all(weight.dtype == dtype for weight in weights):
+            return Joint(*_as_they_are(weights, biases), parts)
+        weight, bias = side_by_side(weights, biases, dtype)
         if tokens < MANY:
             return Joint(lambda x: torch.nn.functional.linear(x, weight, bias), lambda g: g @ weight, parts)
         return Joint(library_product(weight, bias, ROWS), library_product(weight.t(), None, ROWS), parts)
@@ -40,6 +43,29 @@ class Joint:
             return out
         pieces = out.split([weight.size(0) for weight in weights], dim=-1)
         return torch.cat([_adapted(x, piece, part) for piece, part in zip(pieces, self.parts, strict=True)], dim=-1)
+
+
+def _as_they_are(weights: list[torch.Tensor], biases: Biases) -> tuple[Product, Product]:
+    """Products with several fp32 weights (out, in), forward and back, without a copy of them."""
+    outs = [weight.size(0) for weight in weights]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        out = x.new_empty(x.size(0), sum(outs))
+        for some, weight, bias in zip(out.split(outs, dim=1), weights, biases, strict=True):
+            if bias is None:
+                torch.mm(x, weight.t(), out=some)
+            else:
+                torch.addmm(bias.detach(), x, weight.t(), out=some)
+        return out
+
+    def backward(gradient: torch.Tensor) -> torch.Tensor:
+        first, *others = gradient.split(outs, dim=1)
+        out = first @ weights[0]  # (N, in)
+        for some, weight in zip(others, weights[1:], strict=True):
+            out.addmm_(some, weight)
+        return out
+
+    return forward, backward
 
 
 @dataclass(frozen=True)

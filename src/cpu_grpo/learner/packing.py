@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cpu_grpo.prefix import common_prefix
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -56,20 +58,11 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
         completion = tuple(token for token, real in zip(ids[width:], mask[width:], strict=True) if real)
         if completion:
             trees.setdefault(prompt, {}).setdefault(completion, []).append(row)
-    builder = _Builder(_common(list(trees)))
+    prompts = list(trees)
+    builder = _Builder(prompts[0][: common_prefix(prompts)] if prompts else ())
     for prompt, completions in trees.items():
         builder.add(prompt, completions)
     return builder.pack()
-
-
-def _common(prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """What several prompts begin with, short of any prompt's last token: nothing if there is one prompt only."""
-    if len(prompts) < 2:
-        return ()
-    first, last = min(prompts), max(prompts)  # in lexical order: what these two share, all do
-    most = min(map(len, prompts)) - 1
-    same = next((i for i in range(most) if first[i] != last[i]), most)
-    return first[:same]
 
 
 class _Builder:

@@ -4,40 +4,54 @@ import torch
 from torch.nn import functional
 
 from cpu_grpo.kernels import fused
+from cpu_grpo.prefix import common_prefix
 from cpu_grpo.rollout.attention import Step, heads
 from cpu_grpo.rollout.cache import CompletionCache, PromptBlock
 from cpu_grpo.rollout.weights import LEVEL_COLUMNS, PackedDecoder
 
 
 def prefill(model: PackedDecoder, prompts: list[list[int]]) -> tuple[PromptBlock, torch.Tensor]:
-    """Runs g prompts, each once and without padding outside attention.
+    """Runs g prompts, each once and without padding outside attention; what all begin with (the root) runs first, once.
 
     Returns:
         their keys and values (nobody seated yet), and the scores of their first tokens, (g, V).
     """
-    decoder = model.decoder
-    lengths = torch.tensor([len(prompt) for prompt in prompts])  # (g,)
-    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (g, P)
-    places = (lengths.cumsum(0) - lengths)[:, None] + torch.arange(real.size(1))
-    places = places.where(real, 0)  # (g, P) into the packed tokens
-    angles = decoder.rope(torch.cat([torch.arange(n) for n in lengths.tolist()]))
+    decoder, root = model.decoder, common_prefix(prompts)
+    rests = torch.tensor([len(prompt) - root for prompt in prompts])  # (g,)
+    real = torch.arange(int(rests.max())) < rests[:, None]  # (g, P - root)
+    places = root + (rests.cumsum(0) - rests)[:, None] + torch.arange(real.size(1))
+    places = places.where(real, 0)  # (g, P - root) into the packed tokens
+    angles = decoder.rope(torch.cat([torch.arange(root), *(root + torch.arange(n) for n in rests.tolist())]))
+    # Padding comes after the real tokens, so causality hides it.
+    seen = torch.ones(real.size(1), root + real.size(1), dtype=torch.bool).tril_(root)  # (P - root, P)
     keys, values = [], []
 
+    def see(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(b, heads, T, d) and (b, kv, S, d) twice -> (b, T, heads, d); without a mask S is T, and causal."""
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=decoder.attention_scale, enable_gqa=True
+        )
+        return attended.transpose(1, 2)
+
     def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
-        # (g, heads, P, d), (g, kv, P, d) twice
-        q, k, v = (t[places].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))
+        parts = heads(qkv, decoder, *angles, *norms)
+        # (g, heads, P - root, d), (g, kv, P - root, d) twice
+        q, k, v = (t[places].transpose(1, 2) for t in parts)
+        if not root:
+            attended = [see(q, k, v, None)[real]]
+        else:
+            first = [t[None, :root].transpose(1, 2) for t in parts]  # (1, heads or kv, root, d)
+            k = torch.cat([first[1].expand(len(k), -1, -1, -1), k], dim=2)  # (g, kv, P, d)
+            v = torch.cat([first[2].expand(len(v), -1, -1, -1), v], dim=2)
+            attended = [see(*first, None)[0], see(q, k, v, seen)[real]]
         keys.append(k)
         values.append(v)
-        # Padding comes after the real tokens, so causality hides it.
-        attended = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=decoder.attention_scale, enable_gqa=True
-        )
-        return attended.transpose(1, 2)[real].flatten(1)
+        return torch.cat(attended).flatten(1)
 
-    ids = torch.tensor([token for prompt in prompts for token in prompt])  # (N,)
+    ids = torch.tensor([*prompts[0][:root], *(token for prompt in prompts for token in prompt[root:])])  # (N,)
     x, delta = _layers(model, ids, attend)
-    last = lengths.cumsum(0) - 1
-    return PromptBlock.of(keys, values, lengths), _head(model, x[last], delta[last], torch.zeros(len(prompts)))
+    last = root + rests.cumsum(0) - 1
+    return PromptBlock.of(keys, values, root + rests), _head(model, x[last], delta[last], torch.zeros(len(prompts)))
 
 
 def decode(
