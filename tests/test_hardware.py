@@ -20,6 +20,69 @@ def test_threads_default_to_the_usable_cores():
     assert hardware.plan(Hardware(precision="fp32")).threads == hardware.usable_cores() == torch.get_num_threads()
 
 
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Makes a system of its own: files by path, and the CPUs that this process may run on."""
+
+    def make(allowed, files):
+        monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: allowed, raising=False)
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text + "\n")
+        return tmp_path
+
+    return make
+
+
+def siblings(*cores):
+    """The topology's files of CPUs, of which each of `cores` has some."""
+    path = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {path.format(cpu): ",".join(map(str, core)) for core in cores for cpu in core}
+
+
+def test_hardware_threads_of_one_core_count_once(system):
+    files = siblings((0, 4), (1, 5), (2, 6), (3, 7))
+    assert hardware.usable_cores(system(list(range(8)), files)) == 4
+    assert hardware.usable_cores(system([0, 4, 6], files)) == 2  # half of a core is one that can be kept busy
+
+
+def test_efficiency_cores_of_one_thread_count_as_cores(system):
+    assert hardware.usable_cores(system([0, 1, 2, 3], siblings((0, 1), (2,), (3,)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, 4),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),
+        # Inside a container the path may be the host's, and the mount's top the own group.
+        ({"proc/self/cgroup": "0::/docker/1f", "sys/fs/cgroup/cpu.max": "200000 100000"}, 2),
+        (
+            {
+                "proc/self/cgroup": "3:memory:/x\n2:cpu,cpuacct:/x\n0::/",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "200000",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/memory/x/cpu.max": "100000 100000",
+            },
+            2,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            4,
+        ),
+    ],
+)
+def test_usable_cores_respect_quotas(system, files, cores):
+    assert hardware.usable_cores(system([0, 1, 2, 3], files)) == cores
+
+
 @pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="this system has no CPU affinity")
 def test_usable_cores_respect_affinity():
     process = psutil.Process()

@@ -1,10 +1,12 @@
 """What this CPU can do, measured, and what a run used of it."""
 
 import ctypes
+import math
 import os
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -26,12 +28,62 @@ class Plan:
     bf16_rate: float
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Physical cores that this process can keep busy, 1 at least: by its affinity and its control groups' CPU quota.
+
+    Two hardware threads of one core count once: matrix products fill a core's arithmetic units with one.
+
+    Args:
+        root: where the system's `proc` and `sys` are.
+    """
     try:
-        return len(psutil.Process().cpu_affinity())
+        allowed = psutil.Process().cpu_affinity()
     except AttributeError:  # macOS has no affinity
-        return os.cpu_count() or 1
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cores = {_siblings(root, cpu) for cpu in allowed}
+    return max(1, math.floor(min(len(cores), _cpu_quota(root))))
+
+
+def _siblings(root: Path, cpu: int) -> str:
+    """The hardware threads of the CPU's core, as a list in text; the CPU alone where the system does not say."""
+    try:
+        return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_quota(root: Path) -> float:
+    """CPUs' worth of time that this process's control groups allow, of both versions; infinite without a limit.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
+    https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us)
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    found = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        # A container may see its own group as the mount's top, whatever the path says.
+        for group in {mount, *(mount / path.lstrip("/")).parents, mount / path.lstrip("/")}:
+            if group == mount or mount in group.parents:
+                found = min(found, _group_quota(group))
+    return found
+
+
+def _group_quota(group: Path) -> float:
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota not in ("max", "-1"):
+            return int(quota) / int(period)
+    return math.inf
 
 
 def keep_memory() -> None:
