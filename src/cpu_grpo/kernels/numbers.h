@@ -14,23 +14,6 @@ inline void put(bf16& to, float x) {  // to nearest, ties to even
     to = bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Numbers in a register, and registers there are.
-#if defined(__AVX512F__)
-constexpr int64_t LANES = 16, REGISTERS = 32;
-#elif defined(__AVX__)
-constexpr int64_t LANES = 8, REGISTERS = 16;
-#elif defined(__aarch64__)
-constexpr int64_t LANES = 4, REGISTERS = 32;
-#else
-constexpr int64_t LANES = 4, REGISTERS = 16;
-#endif
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-// The same at any address. Not by memcpy: gcc would copy 32 bytes through the stack, in halves.
-typedef float lanes_anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-inline lanes load(const float* p) { return *reinterpret_cast<const lanes_anywhere*>(p); }
-inline void save(float* p, lanes x) { *reinterpret_cast<lanes_anywhere*>(p) = x; }
-
 // exp to about 2 units in the last place between -87 and 88, where it stops changing (1.6e-38 and 1.7e38); no branches,
 // so that loops over it vectorise. Cephes' polynomial.
 inline float exponential(float x) {

@@ -14,11 +14,21 @@
 namespace {
 
 // ROWS * VECTORS sums and VECTORS weights fill the registers.
-constexpr int64_t VECTORS = REGISTERS == 32 ? 3 : 2, ROWS = REGISTERS == 32 ? 8 : 6;
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 3, ROWS = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, VECTORS = 3, ROWS = 8;
+#else
+constexpr int LANES = 4, VECTORS = 2, ROWS = 6;
+#endif
 constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
 constexpr int64_t STEP = PANEL * 4;         // bytes of a panel that a step takes: a number, or a pair of bf16, of each
 constexpr int64_t LINES = STEP < 64 ? 1 : STEP / 64;  // of the cache, that this is
 constexpr int64_t CACHED = 128;             // rows that stay in the cache while panels pass by
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 // The part of a panel that comes next which to fetch meanwhile: of each step's LINES, `from`, `from + by`, ...
 struct Next {
@@ -36,11 +46,11 @@ void some_rows(const float* x, int64_t in, const float* panel, const float* bias
                int64_t left) {
     lanes sums[R][VECTORS];
     for (int v = 0; v < VECTORS; v++)
-        for (int r = 0; r < R; r++) sums[r][v] = load(bias + LANES * v);
+        for (int r = 0; r < R; r++) sums[r][v] = *reinterpret_cast<const anywhere*>(bias + LANES * v);
     for (int64_t k = 0; k < in; k++) {
         lanes weights[VECTORS];
 #pragma GCC unroll 3
-        for (int v = 0; v < VECTORS; v++) weights[v] = load(panel + k * PANEL + LANES * v);
+        for (int v = 0; v < VECTORS; v++) weights[v] = *reinterpret_cast<const anywhere*>(panel + k * PANEL + LANES * v);
         next.fetch(k);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
@@ -53,7 +63,7 @@ void some_rows(const float* x, int64_t in, const float* panel, const float* bias
         for (int v = 0; v < VECTORS; v++) {
             float* to = out + r * outs + LANES * v;
             if (left >= LANES * (v + 1))
-                save(to, sums[r][v]);
+                *reinterpret_cast<anywhere*>(to) = sums[r][v];
             else if (left > LANES * v)
                 std::memcpy(to, &sums[r][v], (left - LANES * v) * sizeof(float));
         }
