@@ -1,13 +1,15 @@
 """Worker for another environment, one with vLLM's CPU build (VLLM_PYTHON names its python): seconds of a rollout.
 
-A task has: directory (of the model), temperature, groups (a list of: completions, completion_tokens, prompts and
-warm_up_prompts as token ids).
+A task has: directory (of the model), temperature, plain_precision (of the weights, fp32 or bf16), groups (a list of:
+completions, completion_tokens, prompts and warm_up_prompts as token ids).
 """
 
 import os
 import time
 
 from worker import Json, serve
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -18,7 +20,7 @@ def measure(task: Json) -> Json:
     import vllm
 
     longest = max(len(group["prompts"][0]) + group["completion_tokens"] for group in task["groups"])
-    engine = vllm.LLM(model=task["directory"], dtype="bfloat16", max_model_len=longest + 8)
+    engine = vllm.LLM(model=task["directory"], dtype=DTYPES[task["plain_precision"]], max_model_len=longest + 8)
     seconds = []
     for group in task["groups"]:
         tokens = group["completion_tokens"]

@@ -81,6 +81,7 @@ def _ask_vllm(task: Json, python: str, environment: dict[str, str]) -> Json:
         environment = environment | {"LD_PRELOAD": str(openmp)}
     saved = ask("workloads.py", task)
     asked = {"directory": task["directory"], "temperature": TEMPERATURE, "groups": saved["groups"]}
+    asked |= {"plain_precision": task["plain_precision"]}
     return ask("measure_vllm.py", asked, python, **environment)
 
 
