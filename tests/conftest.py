@@ -121,6 +121,49 @@ def any_model(request, tokenizer):
     return model
 
 
+# architecture, query heads, key heads, size of a head, other settings
+SHAPES = {
+    "1 query a key": ("Qwen3", 2, 2, 16, {}),
+    "3 queries a key": ("Llama", 6, 2, 16, {"attention_bias": True, "mlp_bias": True}),
+    "4 queries a key": ("Qwen3", 4, 1, 32, {"tie_word_embeddings": False}),
+    "5 queries a key, linear rope": ("Llama", 5, 1, 16, {"rope": {"rope_type": "linear", "factor": 4.0}}),
+    "6 queries a key, yarn rope": ("Qwen3", 6, 1, 16, {"rope": {"rope_type": "yarn", "factor": 4.0}}),
+    "7 queries a key": ("Qwen2", 14, 2, 16, {"hidden_size": 14 * 16}),  # as Qwen2's heads share out the hidden size
+    "a head of 5 vectors": ("Qwen3", 3, 1, 80, {}),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shaped_model(request, tokenizer):
+    """A tiny model whose heads are whole vectors, with biases and norms that matter."""
+    import transformers
+
+    name, heads, kv, size, changes = SHAPES[request.param]
+    settings = {"num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": size, "hidden_size": 8 * heads}
+    settings |= changes
+    settings["initializer_range"] = 0.3 * (32 / settings["hidden_size"]) ** 0.5
+    if rope := settings.pop("rope", None):
+        settings["rope_parameters"] = rope | {"rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    settings = tiny_config(tokenizer, **settings).to_dict()
+    settings.pop("model_type"), settings.pop("architectures", None)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**settings)).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "norm" in key or "bias" in key:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def vector_model(tokenizer):
+    """A tiny Llama that compiled attention takes."""
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(tiny_config(tokenizer, head_dim=16)).eval()
+
+
 def with_lora(model, **changes):
     """The model behind a LoRA adapter whose second matrix is not zero, as after some training."""
     from peft import LoraConfig, get_peft_model
