@@ -70,6 +70,7 @@ class Exam:
 
     def sit(self) -> None:
         """Counts the right answers of the model as it is now."""
+        from cpu_grpo.config.schema import Task
         from cpu_grpo.decoder import decoder
         from cpu_grpo.rollout import Request, Sampling, generate, packed
         from cpu_grpo.tasks.answers import flexible, same
@@ -77,7 +78,7 @@ class Exam:
 
         start = time.time()
         self.training_seconds.append(start - self.started - self.evaluation_seconds)
-        asked = [prompt_ids(prompt(problem, "", self.tokenizer), self.tokenizer) for problem in self.problems]
+        asked = [prompt_ids(prompt(problem, Task(), self.tokenizer), self.tokenizer) for problem in self.problems]
         self.prompt_tokens = [len(ids) for ids in asked]
         ready = packed(decoder(self.model), self.precision, 128)
         groups = generate(ready, [Request(ids) for ids in asked], Sampling(temperature=0), TOKENS, self.ends, seed=0)
@@ -105,11 +106,12 @@ def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratc
     from workloads import TRAINING
 
     from cpu_grpo import CPUGRPOTrainer
-    from cpu_grpo.config.schema import Rewards
+    from cpu_grpo.config.schema import Rewards, Task
     from cpu_grpo.rewards import reward_functions
     from cpu_grpo.tasks.prompts import prompt
 
     functions, weights = reward_functions(Rewards(correct=1.0))
+    rows = [{"prompt": prompt(p, Task(), tokenizer), "answer": p.answer} for p in problems]
     return CPUGRPOTrainer(
         model=model,
         reward_funcs=functions,
@@ -127,7 +129,7 @@ def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratc
             seed=task["seed"],
             **TRAINING,
         ),
-        train_dataset=Dataset.from_list([{"prompt": prompt(p, "", tokenizer), "answer": p.answer} for p in problems]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[callback],
     )

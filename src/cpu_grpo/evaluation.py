@@ -88,7 +88,7 @@ def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
 
 def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem], precision: str) -> list[Result]:
     """Greedy completions of all problems, marked; in the problems' order."""
-    encoded = [prompt_ids(prompt(problem, config.task.instruction, tokenizer), tokenizer) for problem in problems]
+    encoded = [prompt_ids(prompt(problem, config.task, tokenizer), tokenizer) for problem in problems]
     ends = end_tokens(model, tokenizer)
     limit, rows = config.task.max_completion_length, config.evaluation.batch_size
     with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:

@@ -98,7 +98,7 @@ def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
 
     rows = []
     for problem in chosen_problems(config, problems):
-        text = prompt(problem, config.task.instruction, tokenizer)
+        text = prompt(problem, config.task, tokenizer)
         if config.keep_prompt_tokens:
             text = tokenizer.decode(prompt_ids(text, tokenizer)[-config.keep_prompt_tokens :])
         rows.append({"prompt": text, "answer": problem.answer})

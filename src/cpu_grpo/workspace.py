@@ -77,7 +77,7 @@ def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dic
 
     def prompt_length(problem: Problem) -> int:
         if problem.id not in lengths:
-            text = prompt(problem, config.task.instruction, tokenizer)
+            text = prompt(problem, config.task, tokenizer)
             lengths[problem.id] = len(prompt_ids(text, tokenizer))
         return lengths[problem.id]
 

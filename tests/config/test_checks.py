@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cpu_grpo.config.checks import check
-from cpu_grpo.config.schema import Evaluation, Pipeline, Rewards, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Evaluation, Example, Pipeline, Rewards, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
 
 NO_REWARD = Rewards(correct=0.0)
@@ -232,3 +232,12 @@ def test_jsonl_needs_a_path(kind):
     assert "task.path" in message
     assert "empty" in message
     assert "task.path=FILE" in message
+
+
+@pytest.mark.parametrize("empty", ["question", "answer"])
+def test_an_example_needs_a_question_and_an_answer(empty):
+    config = pipeline()
+    config.task.examples = [Example("1 + 1 =", "2"), Example("2 + 2 =", "4")]
+    setattr(config.task.examples[1], empty, " ")
+    message = complaint(config)
+    assert "task.examples[1]" in message and "empty" in message

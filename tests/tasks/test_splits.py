@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpu_grpo.config.schema import Task
+from cpu_grpo.config.schema import Example, Task
 from cpu_grpo.errors import UserError
 from cpu_grpo.tasks.answers import same
 from cpu_grpo.tasks.problems import SPLITS, Problem, of_split, read_problems, write_problems
@@ -67,6 +67,14 @@ def test_splits_share_neither_ids_nor_questions():
     assert len(drawn.problems) == 180
     assert_disjoint(drawn.problems)
     assert drawn.duplicates > 0
+
+
+def test_a_worked_example_is_no_problem_as_well():
+    options = {"train": 60, "validation": 60, "test": 60, "levels": [1]}
+    shown = question_texts(draw(sums(**options), 1, words))[::9]
+    drawn = draw(sums(**options, examples=[Example(f" {text} ", "0") for text in shown]), 1, words)
+    assert len(shown) == 20 and len(drawn.problems) == 180
+    assert not set(shown) & set(question_texts(drawn))
 
 
 def test_every_level_has_its_equal_share_of_every_split():
@@ -198,6 +206,13 @@ def test_jsonl_fills_the_splits_reproducibly(tmp_path):
     assert all(problem.question == f"question {problem.answer}" for problem in drawn.problems)
     assert draw(task, 1, words) == drawn
     assert draw(task, 2, words) != drawn
+
+
+def test_a_worked_example_from_the_file_is_no_problem_as_well(tmp_path):
+    task = jsonl(tmp_path, [row(f"question {i}", i) for i in range(5)], examples=[Example("Question 2", "2")], train=2)
+    drawn = draw(task, 1, words)
+    assert sorted(question_texts(drawn)) == ["question 0", "question 1", "question 3", "question 4"]
+    assert drawn.duplicates == 1
 
 
 def test_jsonl_default_ids_name_the_line(tmp_path):

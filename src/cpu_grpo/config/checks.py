@@ -57,6 +57,9 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
 def _check_task(task: Task) -> None:
     if task.kind == "jsonl" and task.path in ("", "???"):
         raise UserError("task.path is empty: name the JSONL file with your problems, task.path=FILE.")
+    for place, example in enumerate(task.examples):
+        if not example.question.strip() or not example.answer.strip():
+            raise UserError(f"task.examples[{place}] has an empty question or answer: fill it in or leave it out.")
 
 
 def _check_variant(variant: Variant | Train, prefix: str) -> None:

@@ -37,6 +37,14 @@ class Model:
 
 
 @dataclass
+class Example:
+    """A worked example of the task."""
+
+    question: str = option("", "as a problem's")
+    answer: str = option("", "a completion that a model should imitate")
+
+
+@dataclass
 class Task:
     """Which problems, how many, and how they are asked."""
 
@@ -49,6 +57,7 @@ class Task:
         [], "difficulty levels to draw from, in equal parts; empty: all that the task has", low=1
     )
     instruction: str = option("", "a line put after every question")
+    examples: list[Example] = option([], "shown before every question, as earlier turns of the conversation")
     path: str = option("", "jsonl: the file; gsm8k: a directory with train.jsonl and test.jsonl; empty: the hub")
     repo: str = option("", "gsm8k: the hub's data set")
     revision: str = option("main", "gsm8k: the data set's commit, tag or branch")

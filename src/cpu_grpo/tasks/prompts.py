@@ -4,22 +4,30 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from cpu_grpo.config.schema import Task
 from cpu_grpo.tasks.problems import Problem
 
 Message = dict[str, str]
 
 
-def request(problem: Problem, instruction: str) -> str:
+def request(question: str, instruction: str) -> str:
     """What the model is asked: the question, then the task's instruction on its own line."""
-    return f"{problem.question}\n{instruction}" if instruction else problem.question
+    return f"{question}\n{instruction}" if instruction else question
 
 
-def prompt(problem: Problem, instruction: str, tokenizer: PreTrainedTokenizerBase) -> list[Message] | str:
-    """The prompt in the form that TRL takes: one user message, or plain text for a model without a chat template."""
-    content = request(problem, instruction)
+def prompt(problem: Problem, task: Task, tokenizer: PreTrainedTokenizerBase) -> list[Message] | str:
+    """The prompt in the form that TRL takes: a conversation, or plain text for a model without a chat template.
+
+    The task's worked examples come first, each a question of the user and an answer of the assistant.
+    """
+    shown = [(request(example.question, task.instruction), example.answer) for example in task.examples]
+    content = request(problem.question, task.instruction)
     if tokenizer.chat_template:
-        return [{"role": "user", "content": content}]
-    return f"Question: {content}\nAnswer:"
+        pairs = [(("user", question), ("assistant", answer)) for question, answer in shown]
+        turns = [turn for pair in pairs for turn in pair]
+        return [{"role": role, "content": text} for role, text in [*turns, ("user", content)]]
+    before = "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in shown)
+    return f"{before}Question: {content}\nAnswer:"
 
 
 def prompt_ids(text: list[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

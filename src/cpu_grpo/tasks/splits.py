@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from cpu_grpo.config.schema import Task
+from cpu_grpo.config.schema import Example, Task
 from cpu_grpo.errors import UserError
 from cpu_grpo.tasks import sources
 from cpu_grpo.tasks.problems import SPLITS, Problem
@@ -24,7 +24,7 @@ class Drawn:
 
 
 def draw(task: Task, seed: int, prompt_length: PromptLength) -> Drawn:
-    """Draws `task.train`, `task.validation` and `task.test` problems.
+    """Draws `task.train`, `task.validation` and `task.test` problems, none of them a worked example of the prompt.
 
     Raises:
         UserError: a split cannot be filled, a level does not exist, or the file is at fault.
@@ -65,7 +65,7 @@ def _draw_generated(
         random.Random(seed + level).shuffle(wanted)
         stream = generator.stream(seed * 1_000_003 + 100_000 * level, level)
         patience = TRIES_PER_PROBLEM * len(wanted)
-        seen = {_text(problem) for problem in drawn.problems}
+        seen = {_text(shown) for shown in [*task.examples, *drawn.problems]}
         found = _distinct(stream, level, len(wanted), patience, seen, _fits(task, prompt_length), drawn)
         if len(found) < len(wanted):
             raise UserError(
@@ -110,7 +110,8 @@ def _draw_finite(task: Task, seed: int, prompt_length: PromptLength, drawn: Draw
     problems = sources.gsm8k(task) if task.kind == "gsm8k" else sources.jsonl(task)
     _check_unique("id", [problem.id for problem in problems])
     random.Random(seed).shuffle(problems)
-    fits, seen, usable = _fits(task, prompt_length), set(), []
+    fits, usable = _fits(task, prompt_length), []
+    seen = {_text(example) for example in task.examples}
     for problem in problems:
         if task.levels and problem.difficulty not in task.levels:
             continue
@@ -145,6 +146,6 @@ def _fits(task: Task, prompt_length: PromptLength) -> Callable[[Problem], bool]:
     return lambda problem: prompt_length(problem) <= task.max_prompt_length
 
 
-def _text(problem: Problem) -> str:
+def _text(problem: Problem | Example) -> str:
     """A question's text as far as it tells two questions apart."""
     return " ".join(problem.question.casefold().split())
