@@ -68,10 +68,10 @@ def _cpu_quota(root: Path) -> float:
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / controllers
+        own = mount / path.lstrip("/")
         # A container may see its own group as the mount's top, whatever the path says.
-        for group in {mount, *(mount / path.lstrip("/")).parents, mount / path.lstrip("/")}:
-            if group == mount or mount in group.parents:
-                found = min(found, _group_quota(group))
+        above = [group for group in own.parents if group.is_relative_to(mount)]
+        found = min(found, *map(_group_quota, [own, *above]))
     return found
 
 

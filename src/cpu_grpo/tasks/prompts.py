@@ -23,11 +23,14 @@ def prompt(problem: Problem, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
     shown = [(request(example.question, task.instruction), example.answer) for example in task.examples]
     content = request(problem.question, task.instruction)
     if tokenizer.chat_template:
-        pairs = [(("user", question), ("assistant", answer)) for question, answer in shown]
-        turns = [turn for pair in pairs for turn in pair]
-        return [{"role": role, "content": text} for role, text in [*turns, ("user", content)]]
+        turns = [turn for question, answer in shown for turn in (_turn("user", question), _turn("assistant", answer))]
+        return [*turns, _turn("user", content)]
     before = "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in shown)
     return f"{before}Question: {content}\nAnswer:"
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
 
 
 def prompt_ids(text: list[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
