@@ -95,7 +95,7 @@ def decoded_rows(monkeypatch):
 def prefilled(monkeypatch):
     """A list that gets the prompts of every prefill."""
     prompts = []
-    spy(monkeypatch, rollout, "prefill", lambda model, some: prompts.append(some))
+    spy(monkeypatch, rollout, "prefill", lambda model, root, some: prompts.append(some))
     return prompts
 
 

@@ -55,6 +55,11 @@ def test_a_lot_holds_ten_tokens_if_that_is_the_limit(monkeypatch, lengths, wante
     assert lots(*lengths) == wanted
 
 
+def test_what_prompts_share_takes_no_room_in_a_lot(monkeypatch):
+    monkeypatch.setattr(schedule, "PREFILL_TOKENS", 10)
+    assert [list(lot) for lot in admissions(requests_of(8, 8, 9, 8), shared=5)] == [[0, 1, 3], [2]]
+
+
 @given(st.lists(st.integers(1, 3000), max_size=30))
 def test_every_prompt_is_in_one_lot_of_like_lengths(lengths):
     found = lots(*lengths)

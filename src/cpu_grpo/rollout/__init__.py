@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import torch
 
+from cpu_grpo.prefix import common_prefix
 from cpu_grpo.rollout.cache import CompletionCache, PromptBlock, row_bytes
-from cpu_grpo.rollout.forward import decode, prefill
+from cpu_grpo.rollout.forward import decode, prefill, prefill_root
 from cpu_grpo.rollout.sampling import Sampling, sample, stream_seed, uniforms
 from cpu_grpo.rollout.schedule import Completion, Request, Seat, admissions, fits, leave, seating
 from cpu_grpo.rollout.weights import PackedDecoder, packed
@@ -76,7 +77,10 @@ class _Run:
         wanted = min(rows, affordable, sum(request.count for request in requests))
         self.rows = max(most, wanted)
         self.cache = CompletionCache(model.decoder, self.rows, limit, model.dtype)
-        self.waiting = admissions(requests)
+        prompts = [request.prompt for request in requests]
+        shared = common_prefix(prompts)
+        self.root = prefill_root(model, prompts[0][:shared] if shared else [])
+        self.waiting = admissions(requests, shared)
         self.seats: list[Seat] = []
         self.blocks: dict[int, PromptBlock] = {}
         self.completions = [[Completion() for _ in range(request.count)] for request in requests]
@@ -90,7 +94,7 @@ class _Run:
             self._prefill(taken)
 
     def _prefill(self, taken: list[int]) -> None:
-        block, scores = prefill(self.model, [self.requests[index].prompt for index in taken])
+        block, scores = prefill(self.model, self.root, [self.requests[index].prompt for index in taken])
         number = max(self.blocks, default=-1) + 1
         newcomers, prompt_of = [], []
         for group, index in enumerate(taken):

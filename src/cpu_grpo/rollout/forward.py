@@ -1,57 +1,89 @@
-"""The two forward passes of a rollout: prompts all at once (prefill), and one token of every row (decode)."""
+"""The forward passes of a rollout: prompts all at once (prefill), and one token of every row (decode)."""
+
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from cpu_grpo.decoder import Decoder
 from cpu_grpo.kernels import fused
-from cpu_grpo.prefix import common_prefix
 from cpu_grpo.rollout.attention import Step, heads
 from cpu_grpo.rollout.cache import CompletionCache, PromptBlock
 from cpu_grpo.rollout.weights import LEVEL_COLUMNS, PackedDecoder
 
 
-def prefill(model: PackedDecoder, prompts: list[list[int]]) -> tuple[PromptBlock, torch.Tensor]:
-    """Runs g prompts, each once and without padding outside attention; what all begin with (the root) runs first, once.
+@dataclass(frozen=True)
+class Root:
+    """What all prompts begin with: its keys and values."""
 
-    Returns:
-        their keys and values (nobody seated yet), and the scores of their first tokens, (g, V).
-    """
-    decoder, root = model.decoder, common_prefix(prompts)
-    rests = torch.tensor([len(prompt) - root for prompt in prompts])  # (g,)
-    real = torch.arange(int(rests.max())) < rests[:, None]  # (g, P - root)
-    places = root + (rests.cumsum(0) - rests)[:, None] + torch.arange(real.size(1))
-    places = places.where(real, 0)  # (g, P - root) into the packed tokens
-    angles = decoder.rope(torch.cat([torch.arange(root), *(root + torch.arange(n) for n in rests.tolist())]))
-    # Padding comes after the real tokens, so causality hides it.
-    seen = torch.ones(real.size(1), root + real.size(1), dtype=torch.bool).tril_(root)  # (P - root, P)
-    keys, values = [], []
+    tokens: int  # R
+    keys: list[torch.Tensor]  # of each layer, (1, kv, R, d)
+    values: list[torch.Tensor]  # likewise
 
-    def see(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """(b, heads, T, d) and (b, kv, S, d) twice -> (b, T, heads, d); without a mask S is T, and causal."""
-        attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=decoder.attention_scale, enable_gqa=True
-        )
-        return attended.transpose(1, 2)
+
+def prefill_root(model: PackedDecoder, ids: list[int]) -> Root:
+    """Runs what all prompts begin with, which may be nothing."""
+    decoder = model.decoder
+    angles = decoder.rope(torch.arange(len(ids)))
+    root = Root(len(ids), [], [])
 
     def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
-        parts = heads(qkv, decoder, *angles, *norms)
-        # (g, heads, P - root, d), (g, kv, P - root, d) twice
-        q, k, v = (t[places].transpose(1, 2) for t in parts)
-        if not root:
-            attended = [see(q, k, v, None)[real]]
-        else:
-            first = [t[None, :root].transpose(1, 2) for t in parts]  # (1, heads or kv, root, d)
-            k = torch.cat([first[1].expand(len(k), -1, -1, -1), k], dim=2)  # (g, kv, P, d)
-            v = torch.cat([first[2].expand(len(v), -1, -1, -1), v], dim=2)
-            attended = [see(*first, None)[0], see(q, k, v, seen)[real]]
+        q, k, v = (t[None].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))  # (1, heads or kv, R, d)
+        root.keys.append(k)
+        root.values.append(v)
+        return _see(decoder, q, k, v, None)[0].flatten(1)
+
+    if ids:
+        _layers(model, torch.tensor(ids), attend)
+    return root
+
+
+def prefill(model: PackedDecoder, root: Root, prompts: list[list[int]]) -> tuple[PromptBlock, torch.Tensor]:
+    """Runs what g prompts have after the root, without padding outside attention.
+
+    Returns:
+        the prompts' keys and values (nobody seated yet), and the scores of their first tokens, (g, V).
+    """
+    decoder, start = model.decoder, root.tokens
+    rests = torch.tensor([len(prompt) - start for prompt in prompts])  # (g,)
+    real = torch.arange(int(rests.max())) < rests[:, None]  # (g, T)
+    places = (rests.cumsum(0) - rests)[:, None] + torch.arange(real.size(1))
+    places = places.where(real, 0)  # (g, T) into the packed tokens
+    angles = decoder.rope(torch.cat([torch.arange(start, start + n) for n in rests.tolist()]))
+    # Padding comes after the real tokens, so causality hides it.
+    seen = (
+        torch.ones(real.size(1), start + real.size(1), dtype=torch.bool).tril_(start) if start else None
+    )  # (T, R + T)
+    keys, values = [], []
+
+    def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
+        # (g, heads, T, d), (g, kv, T, d) twice
+        q, k, v = (t[places].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))
+        if start:
+            k, v = (_after(of_root[number], t) for of_root, t in ((root.keys, k), (root.values, v)))
         keys.append(k)
         values.append(v)
-        return torch.cat(attended).flatten(1)
+        return _see(decoder, q, k, v, seen)[real].flatten(1)
 
-    ids = torch.tensor([*prompts[0][:root], *(token for prompt in prompts for token in prompt[root:])])  # (N,)
+    ids = torch.tensor([token for prompt in prompts for token in prompt[start:]])  # (N,)
     x, delta = _layers(model, ids, attend)
-    last = root + rests.cumsum(0) - 1
-    return PromptBlock.of(keys, values, root + rests), _head(model, x[last], delta[last], torch.zeros(len(prompts)))
+    last = rests.cumsum(0) - 1
+    return PromptBlock.of(keys, values, start + rests), _head(model, x[last], delta[last], torch.zeros(len(prompts)))
+
+
+def _after(root: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    """(1, kv, R, d) and (g, kv, T, d) -> (g, kv, R + T, d)."""
+    return torch.cat([root.expand(len(rest), -1, -1, -1), rest], dim=2)
+
+
+def _see(
+    decoder: Decoder, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """(b, heads, T, d) and (b, kv, S, d) twice -> (b, T, heads, d); without a mask S is T, and causal."""
+    attended = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=decoder.attention_scale, enable_gqa=True
+    )
+    return attended.transpose(1, 2)
 
 
 def decode(

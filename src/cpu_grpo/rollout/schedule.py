@@ -47,21 +47,24 @@ class Seat:
         return len(self.completion.ids) - 1
 
 
-def admissions(requests: list[Request]) -> deque[list[int]]:
+def admissions(requests: list[Request], shared: int = 0) -> deque[list[int]]:
     """The requests by prompt length, in lots that are prefilled together.
 
     In a lot the longest prompt is less than twice as long as the shortest, so that little of its storage is empty.
+
+    Args:
+        shared: tokens that all prompts begin with, which are not prefilled with them.
     """
     lots: deque[list[int]] = deque()
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
     tokens, shortest = 0, 0
     for index in order:
         length = len(requests[index].prompt)
-        if not lots or tokens + length > PREFILL_TOKENS or length >= 2 * shortest:
+        if not lots or tokens + length - shared > PREFILL_TOKENS or length >= 2 * shortest:
             lots.append([])
             tokens, shortest = 0, length
         lots[-1].append(index)
-        tokens += length
+        tokens += length - shared
     return lots
 
 
