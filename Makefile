@@ -41,6 +41,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or later is needed (TRL requires it), and $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	"$(BIN)/python" -m pip install --quiet --requirement requirements.lock
+	"$(BIN)/python" -m pip install --quiet --no-compile --requirement requirements.lock
 	"$(BIN)/python" -m pip install --quiet --no-deps --editable .
 	@touch $(READY)
