@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpu_grpo.config.schema import Rewards
-from cpu_grpo.rewards import COMPONENTS, correct, digits, format, keywords, length, reward_functions
+from cpu_grpo.rewards import COMPONENTS, closeness, correct, digits, format, keywords, length, reward_functions
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,26 @@ from cpu_grpo.rewards import COMPONENTS, correct, digits, format, keywords, leng
 )
 def test_correct(completion, reward):
     assert correct(completion, "12") == reward
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("3 + 9 = 12.", "12", 1),
+        ("13", "12", 1 / 2),
+        ("First 9, then 11.", "12", 1 / 2),  # the last number counts
+        ("-12", "12", 1 / 25),
+        ("12.5", "12", 2 / 3),
+        ("1/2", "3/4", 4 / 5),
+        ("9" * 40, "12", 0),  # as good as nothing
+        ("9" * 41, "12", 0),  # no number
+        ("twelve", "12", 0),
+        ("12", "twelve", 0),
+        ("", "12", 0),
+    ],
+)
+def test_closeness(completion, answer, reward):
+    assert closeness(completion, answer) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +116,12 @@ def test_correct_and_format_are_logged_at_weight_zero_and_count_nothing():
 
 def test_each_function_computes_the_component_it_is_named_after():
     completions, answers = ["First 5", "#### 12"], ["5", "12"]
-    functions, _ = reward_functions(Rewards(1.0, 1.0, 1.0, 1.0, 1.0))
+    functions, _ = reward_functions(Rewards(**dict.fromkeys(COMPONENTS, 1.0)))
     assert [function.__name__ for function in functions] == list(COMPONENTS)
     found = {function.__name__: function(completions=completions, answer=answers) for function in functions}
     assert found == {
         "correct": [1, 1],
+        "closeness": [1, 1],
         "format": [0, 1],
         "keywords": [0.1, 0],
         "digits": [1, 1],

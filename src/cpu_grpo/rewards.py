@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cpu_grpo.config.schema import Rewards
-from cpu_grpo.tasks.answers import MAX_TEXT, flexible, same
+from cpu_grpo.tasks.answers import MAX_TEXT, flexible, is_number, number, same
 
 RewardFunction = Callable[..., list[float]]
 
@@ -23,6 +23,14 @@ _FORMAT = re.compile(r"####[ \t]*[-+\u2212]?[$€£]?(?:[\d,]*(?<=\d)|[\d,]*\.\d
 def correct(completion: str, answer: str) -> float:
     """1 if the last number of the completion equals the reference answer."""
     return float(same(flexible(completion), answer))
+
+
+def closeness(completion: str, answer: str) -> float:
+    """1 / (1 + distance) of the completion's last number from the reference answer; 0 where either is no number."""
+    found = flexible(completion)
+    if found is None or not is_number(answer):
+        return 0.0
+    return float(1 / (1 + abs(number(found) - number(answer))))
 
 
 def format(completion: str, answer: str) -> float:
@@ -47,7 +55,14 @@ def length(completion: str, answer: str) -> float:
     return min(len(completion[-MAX_TEXT:].split()) / LENGTH_FULL, 1.0)
 
 
-COMPONENTS = {"correct": correct, "format": format, "keywords": keywords, "digits": digits, "length": length}
+COMPONENTS = {
+    "correct": correct,
+    "closeness": closeness,
+    "format": format,
+    "keywords": keywords,
+    "digits": digits,
+    "length": length,
+}
 ALWAYS_LOGGED = ("correct", "format")  # at weight 0 too: a reader wants to know what a reward left out
 
 

@@ -73,6 +73,9 @@ class Rewards:
     """The weight of each reward component. `correct` and `format` are logged at weight 0 too."""
 
     correct: float = option(1.0, "1 if the last number of the completion is the answer", low=0, high=1000)
+    closeness: float = option(
+        0.0, "1 / (1 + distance of the last number from the answer): tells wrong from worse", low=0, high=1000
+    )
     format: float = option(0.0, "1 if the completion ends in `#### <number>`", low=0, high=1000)
     keywords: float = option(
         0.0, "the published study's: share of its reasoning words that occur (ignores the answer)", low=0, high=1000
