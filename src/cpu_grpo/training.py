@@ -87,7 +87,7 @@ def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
     if len(chosen) < prompts:
         raise UserError(
             f"Variant {config.name} has {len(chosen)} training problems (levels {config.levels or 'all'}, problems "
-            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems or use smaller batches."
+            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems, other levels or smaller batches."
         )
     return chosen
 
