@@ -87,7 +87,8 @@ def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
     if len(chosen) < prompts:
         raise UserError(
             f"Variant {config.name} has {len(chosen)} training problems (levels {config.levels or 'all'}, problems "
-            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems, other levels or smaller batches."
+            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems or other levels, or use "
+            "smaller batches."
         )
     return chosen
 
