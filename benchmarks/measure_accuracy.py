@@ -26,13 +26,15 @@ def measure(task: Json) -> Json:
     from workloads import load, shape, use_all_cores
 
     from cpu_grpo.tasks.problems import of_split, read_problems
+    from cpu_grpo.tasks.prompts import prompt
 
     use_all_cores()
     model, tokenizer = load(task)
-    problems = read_problems(Path(task["problems"]))
-    exam = Exam(model, tokenizer, of_split(problems, "validation"), task)
+    problems, sums = read_problems(Path(task["problems"])), one_digit_sums()
+    exam = Exam(model, tokenizer, of_split(problems, "validation"), sums, task)
+    rows = [{"prompt": prompt(p, sums, tokenizer), "answer": p.answer} for p in of_split(problems, "train")]
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(task, model, tokenizer, of_split(problems, "train"), scratch, exam.callback())
+        trainer = _trainer(task, model, tokenizer, rows, scratch, exam.callback())
         trainer.remove_callback(PrinterCallback)
         exam.precision = trainer.precision
         if task["most_updates"]:
@@ -56,10 +58,10 @@ def measure(task: Json) -> Json:
 class Exam:
     """Greedy answers to the held-out problems by our rollout engine, and the clock."""
 
-    def __init__(self, model: Any, tokenizer: Any, problems: list[Any], task: Json) -> None:
+    def __init__(self, model: Any, tokenizer: Any, problems: list[Any], sums: Task, task: Json) -> None:
         from cpu_grpo.evaluation import end_tokens
 
-        self.model, self.tokenizer, self.problems = model, tokenizer, problems
+        self.model, self.tokenizer, self.problems, self.sums = model, tokenizer, problems, sums
         self.accuracy, self.started = task["accuracy"], task["started"]
         self.ends = end_tokens(model, tokenizer)
         self.right: list[int] = []
@@ -79,7 +81,7 @@ class Exam:
 
         start = time.time()
         self.training_seconds.append(start - self.started - self.evaluation_seconds)
-        asked = [prompt_ids(prompt(p, one_digit_sums(), self.tokenizer), self.tokenizer) for p in self.problems]
+        asked = [prompt_ids(prompt(p, self.sums, self.tokenizer), self.tokenizer) for p in self.problems]
         self.prompt_tokens = [len(ids) for ids in asked]
         ready = packed(decoder(self.model), self.precision, 128)
         groups = generate(ready, [Request(ids) for ids in asked], Sampling(temperature=0), TOKENS, self.ends, seed=0)
@@ -101,7 +103,7 @@ class Exam:
         return SitAfterUpdates()
 
 
-def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratch: str, callback: Any) -> Any:
+def _trainer(task: Json, model: Any, tokenizer: Any, rows: list[Json], scratch: str, callback: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig
     from workloads import TRAINING
@@ -109,10 +111,8 @@ def _trainer(task: Json, model: Any, tokenizer: Any, problems: list[Any], scratc
     from cpu_grpo import CPUGRPOTrainer
     from cpu_grpo.config.schema import Rewards
     from cpu_grpo.rewards import reward_functions
-    from cpu_grpo.tasks.prompts import prompt
 
     functions, weights = reward_functions(Rewards(correct=1.0))
-    rows = [{"prompt": prompt(p, one_digit_sums(), tokenizer), "answer": p.answer} for p in problems]
     return CPUGRPOTrainer(
         model=model,
         reward_funcs=functions,

@@ -51,16 +51,15 @@ def prefill(model: PackedDecoder, root: Root, prompts: list[list[int]]) -> tuple
     places = places.where(real, 0)  # (g, T) into the packed tokens
     angles = decoder.rope(torch.cat([torch.arange(start, start + n) for n in rests.tolist()]))
     # Padding comes after the real tokens, so causality hides it.
-    seen = (
-        torch.ones(real.size(1), start + real.size(1), dtype=torch.bool).tril_(start) if start else None
-    )  # (T, R + T)
+    causal = real.new_ones(real.size(1), start + real.size(1)).tril_(start)  # (T, R + T)
+    seen = causal if start else None  # a plain causal mask need not be passed
     keys, values = [], []
 
     def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
         # (g, heads, T, d), (g, kv, T, d) twice
         q, k, v = (t[places].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))
         if start:
-            k, v = (_after(of_root[number], t) for of_root, t in ((root.keys, k), (root.values, v)))
+            k, v = _after(root.keys[number], k), _after(root.values[number], v)
         keys.append(k)
         values.append(v)
         return _see(decoder, q, k, v, seen)[real].flatten(1)
