@@ -7,6 +7,8 @@ BIN := $(CURDIR)/.venv/bin
 endif
 READY := .venv/installed
 export PATH := $(BIN):$(PATH)
+# Every stage is a process of its own: modules that none may keep compiled would be compiled anew in each, for 10 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help repro test bench lint ui lock clean
 
