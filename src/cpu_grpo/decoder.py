@@ -37,8 +37,11 @@ class Linear:
     def merged(self) -> torch.Tensor:
         """The weight with its adapters added, (out, in), outside any gradient."""
         weight = self.weight.detach()
+        if self.adapters:
+            weight = weight.float()  # bf16 would round an adapter's small changes away
         for adapter in self.adapters:
-            weight = torch.addmm(weight, adapter.up.detach(), adapter.down.detach(), alpha=adapter.scale)
+            up, down = adapter.up.detach().float(), adapter.down.detach().float()
+            weight = torch.addmm(weight, up, down, alpha=adapter.scale)
         return weight
 
 

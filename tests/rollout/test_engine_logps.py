@@ -80,10 +80,11 @@ def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, k
 
 
 @pytest.mark.parametrize("rows", [1, 7, 128])
-def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_precision, monkeypatch, rows):
+@pytest.mark.parametrize("held", DTYPES)
+def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_precision, monkeypatch, rows, held):
     monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
-    model = packed(decoder(shaped_model), narrow_precision, rows)
-    kernels = native(DTYPES[narrow_precision])
+    model = packed(decoder(shaped_model.to(DTYPES[held])), narrow_precision, rows)
+    kernels = native(DTYPES[narrow_precision], model.layers[0].qkv.packed.dtype)
     calls, right = [], kernels.decode_layers
     monkeypatch.setattr(kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
 

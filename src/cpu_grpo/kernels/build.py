@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 SOURCES = [
-    Path(__file__).parent / name for name in ("attention.cpp", "decode.cpp", "draw.cpp", "passes.cpp", "products.cpp")
+    Path(__file__).parent / name
+    for name in ("attention.cpp", "decode.cpp", "draw.cpp", "passes.cpp", "products.cpp")
 ]
 HEADER = Path(__file__).parent / "numbers.h"
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
@@ -33,36 +34,42 @@ SIGNATURES = {
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "store": [POINTER] * 4 + [INT] * 4,
     "attend": [POINTER] * 3 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6 + [INT] + [POINTER] * 3 + [INT] * 5,
-    "lay_out": [POINTER, POINTER, INT, INT, INT],
+}
+PRODUCT_SIGNATURES = {
+    "lay_out": [POINTER, POINTER] + [INT] * 4,
     "narrow_product": [POINTER] * 4 + [INT] * 3,
     "decode_layers": [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
     + [POINTER] * 6
     + [INT] * 5,
 }
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+# What is computed in, and what weights are stored in.
+PRODUCTS = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
 
 
 class Native:
-    """The compiled kernels for one storage dtype, as functions of tensors, numbers and None.
+    """The compiled kernels for a dtype, and one that weights are stored in, as functions of tensors, numbers and None.
 
     `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none.
     """
 
-    def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
-        self.panel = getattr(library, f"narrow_panel_{suffix}")()
-        for name, signature in SIGNATURES.items():
-            function = getattr(library, f"{name}_{suffix}")
+    def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
+        self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
+        names = {name: f"{name}_{suffix}" for name in SIGNATURES}
+        names |= {name: f"{name}_{suffix}_{stored}" for name in PRODUCT_SIGNATURES}
+        for name, signature in (SIGNATURES | PRODUCT_SIGNATURES).items():
+            function = getattr(library, names[name])
             function.argtypes, function.restype = signature, None
             setattr(self, name, functools.partial(_call, function))
 
 
-def native(dtype: torch.dtype) -> Native | None:
-    """The kernels for tensors of `dtype`; None if there are none on this machine."""
-    return _all().get(dtype)
+def native(dtype: torch.dtype, stored: torch.dtype | None = None) -> Native | None:
+    """The kernels for tensors of `dtype`, and weights of it or of `stored`; None if there are none on this machine."""
+    return _all().get((dtype, stored or dtype))
 
 
 @functools.cache
-def _all() -> dict[torch.dtype, Native]:
+def _all() -> dict[tuple[torch.dtype, torch.dtype], Native]:
     if os.environ.get("CPU_GRPO_KERNELS") == "0":
         return {}
     try:
@@ -71,7 +78,7 @@ def _all() -> dict[torch.dtype, Native]:
         said = (getattr(error, "stderr", None) or "").strip() or str(error)
         warnings.warn(f"Slower torch code replaces the compiled kernels: {said.splitlines()[-1]}", stacklevel=2)
         return {}
-    return {dtype: Native(library, suffix) for dtype, suffix in SUFFIXES.items()}
+    return {pair: Native(library, *(SUFFIXES[dtype] for dtype in pair)) for pair in PRODUCTS}
 
 
 def _compiled() -> Path:

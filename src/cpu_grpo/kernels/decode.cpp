@@ -5,6 +5,12 @@
 
 #include "numbers.h"
 
+// T is what is computed in, W what weights are stored in.
+template <typename T>
+struct Kernels;
+template <typename T, typename W>
+constexpr void (*PRODUCT)(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t) = nullptr;
+
 #define DECLARE(T, SUFFIX)                                                                                             \
     extern "C" {                                                                                                       \
     void norm_##SUFFIX(float*, const T*, const float*, float, T*, float*, int64_t, int64_t);                           \
@@ -12,49 +18,52 @@
     void attend_##SUFFIX(const T*, const float*, const float*, float, const float*, const float*, float, T*, T*,       \
                          const int64_t*, const int64_t*, const int64_t*, const int64_t*, int64_t, const int64_t*,      \
                          const int64_t*, T*, int64_t, int64_t, int64_t, int64_t, int64_t);                             \
-    void narrow_product_##SUFFIX(const T*, const T*, const float*, T*, int64_t, int64_t, int64_t);                     \
     }                                                                                                                  \
     template <>                                                                                                        \
     struct Kernels<T> {                                                                                                \
         static constexpr auto norm = norm_##SUFFIX;                                                                    \
         static constexpr auto swiglu = swiglu_##SUFFIX;                                                                \
         static constexpr auto attend = attend_##SUFFIX;                                                                \
-        static constexpr auto product = narrow_product_##SUFFIX;                                                       \
     };
+#define DECLARE_PRODUCT(T, W, SUFFIX)                                                                                  \
+    extern "C" void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);          \
+    template <>                                                                                                        \
+    constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;
 
-template <typename T>
-struct Kernels;
 DECLARE(float, fp32)
 DECLARE(bf16, bf16)
+DECLARE_PRODUCT(float, float, fp32_fp32)
+DECLARE_PRODUCT(float, bf16, fp32_bf16)
+DECLARE_PRODUCT(bf16, bf16, bf16_bf16)
 
 namespace {
 
 // A packed weight and its bias, as narrow_product takes them.
-template <typename T>
+template <typename T, typename W>
 struct Product {
-    const T* packed;
+    const W* packed;
     const float* bias;
     void operator()(const std::vector<T>& x, T* out, int64_t n, int64_t outs) const {
-        Kernels<T>::product(x.data(), packed, bias, out, n, int64_t(x.size()) / n, outs);
+        PRODUCT<T, W>(x.data(), packed, bias, out, n, int64_t(x.size()) / n, outs);
     }
 };
 
 // The addresses that decode_layers is given for each layer; the norms of queries and keys may be null.
-template <typename T>
+template <typename T, typename W>
 struct Layer {
     const float* attention_norm;
-    Product<T> qkv;
+    Product<T, W> qkv;
     const float *q_norm, *k_norm;
-    Product<T> o;
+    Product<T, W> o;
     const float* mlp_norm;
-    Product<T> gate_up, down;
+    Product<T, W> gate_up, down;
 };
 
 // x (n, hidden), in place, is the residual stream; delta (n, hidden) gets what the last layer adds to it.
 // `layers` are `count` of the above; `inner` is the size between gate_up and down; keys and values lie `layer_size` numbers
 // apart from layer to layer; the others are attend's.
-template <typename T>
-void decode_layers(const Layer<T>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,
+template <typename T, typename W>
+void decode_layers(const Layer<T, W>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,
                    const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,
                    const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values,
                    const int64_t* prompt_layer, const int64_t* prompts, const int64_t* prompt_capacities, int64_t n,
@@ -62,7 +71,7 @@ void decode_layers(const Layer<T>* layers, int64_t count, float eps, float* x, T
     int64_t width = (heads + 2 * kv) * d;
     std::vector<T> normed(n * hidden), qkv(n * width), attended(n * heads * d), both(n * 2 * inner), gated(n * inner);
     for (int64_t i = 0; i < count; i++) {
-        const Layer<T>& layer = layers[i];
+        const Layer<T, W>& layer = layers[i];
         Kernels<T>::norm(x, i ? delta : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
         layer.qkv(normed, qkv.data(), n, width);
         Kernels<T>::attend(qkv.data(), layer.q_norm, layer.k_norm, eps, cosines, sines, scale, keys + i * layer_size,
@@ -78,9 +87,9 @@ void decode_layers(const Layer<T>* layers, int64_t count, float eps, float* x, T
 
 }  // namespace
 
-#define EXPORT(T, SUFFIX)                                                                                              \
+#define EXPORT(T, W, SUFFIX)                                                                                           \
     extern "C" void decode_layers_##SUFFIX(                                                                            \
-        const Layer<T>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,           \
+        const Layer<T, W>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,        \
         const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,                 \
         const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompt_layer, \
         const int64_t* prompts, const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,     \
@@ -90,5 +99,6 @@ void decode_layers(const Layer<T>* layers, int64_t count, float eps, float* x, T
                       capacity);                                                                                       \
     }
 
-EXPORT(float, fp32)
-EXPORT(bf16, bf16)
+EXPORT(float, float, fp32_fp32)
+EXPORT(float, bf16, fp32_bf16)
+EXPORT(bf16, bf16, bf16_bf16)

@@ -1,8 +1,10 @@
 // Products of few rows with a large weight, as decoding makes them: the weight is read from memory once, in the order it
-// lies in, while the rows stay in the cache. In fp32 on every CPU, in bf16 where AVX-512 multiplies pairs of it; products.py
-// says what is done elsewhere.
+// lies in, while the rows stay in the cache. In fp32 on every CPU, by weights in fp32 or bf16; in bf16 where AVX-512 multiplies
+// pairs of it; products.py says what is done elsewhere.
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "numbers.h"
 
@@ -24,14 +26,26 @@ constexpr int LANES = 4, VECTORS = 3, ROWS = 8;
 constexpr int LANES = 4, VECTORS = 2, ROWS = 6;
 #endif
 constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
-constexpr int64_t STEP = PANEL * 4;         // bytes of a panel that a step takes: a number, or a pair of bf16, of each
-constexpr int64_t LINES = STEP < 64 ? 1 : STEP / 64;  // of the cache, that this is
 constexpr int64_t CACHED = 128;             // rows that stay in the cache while panels pass by
+constexpr int64_t FEW = 2;                  // blocks of rows for which bf16 is widened each time anew
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+inline lanes load(const float* from) { return *reinterpret_cast<const anywhere*>(from); }
+inline lanes load(const bf16* from) {
+    return (lanes)(__builtin_convertvector(*reinterpret_cast<const halves*>(from), words) << 16);
+}
+
+// Of rows in T and panels in W, the bytes of a panel that a step takes: a number, or a pair of bf16, of each output.
+template <typename T, typename W>
+constexpr int64_t STEP = PANEL * (std::is_same_v<T, W> ? 4 : 2);
 
 // The part of a panel that comes next which to fetch meanwhile: of each step's LINES, `from`, `from + by`, ...
+template <int64_t STEP>
 struct Next {
+    static constexpr int64_t LINES = (STEP + 63) / 64;  // of the cache, that a step takes
     const char* panel;
     int from, by;
     void fetch(int64_t step) const {
@@ -41,16 +55,16 @@ struct Next {
 
 // A panel's outputs of R rows: x (R, in) times panel (in, PANEL), plus bias (PANEL,) -> the first `left` of them to out,
 // rows `outs` apart.
-template <int R>
-void some_rows(const float* x, int64_t in, const float* panel, const float* bias, Next next, float* out, int64_t outs,
+template <int R, typename W, typename Next>
+void some_rows(const float* x, int64_t in, const W* panel, const float* bias, Next next, float* out, int64_t outs,
                int64_t left) {
     lanes sums[R][VECTORS];
     for (int v = 0; v < VECTORS; v++)
-        for (int r = 0; r < R; r++) sums[r][v] = *reinterpret_cast<const anywhere*>(bias + LANES * v);
+        for (int r = 0; r < R; r++) sums[r][v] = load(bias + LANES * v);
     for (int64_t k = 0; k < in; k++) {
         lanes weights[VECTORS];
 #pragma GCC unroll 3
-        for (int v = 0; v < VECTORS; v++) weights[v] = *reinterpret_cast<const anywhere*>(panel + k * PANEL + LANES * v);
+        for (int v = 0; v < VECTORS; v++) weights[v] = load(panel + k * PANEL + LANES * v);
         next.fetch(k);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
@@ -71,8 +85,8 @@ void some_rows(const float* x, int64_t in, const float* panel, const float* bias
 
 #ifdef PAIRS_OF_BF16
 // The same of panels (in / 2, PANEL, 2).
-template <int R>
-void some_rows(const bf16* x, int64_t in, const bf16* panel, const float* bias, Next next, bf16* out, int64_t outs,
+template <int R, typename W, typename Next>
+void some_rows(const bf16* x, int64_t in, const W* panel, const float* bias, Next next, bf16* out, int64_t outs,
                int64_t left) {
     __m512 sums[R][VECTORS];
     for (int r = 0; r < R; r++)
@@ -97,85 +111,116 @@ void some_rows(const bf16* x, int64_t in, const bf16* panel, const float* bias, 
 }
 #endif
 
-template <typename T>
-using SomeRows = void (*)(const T*, int64_t, const T*, const float*, Next, T*, int64_t, int64_t);
-template <typename T>
-constexpr SomeRows<T> BY_COUNT[] = {
-    nullptr,      some_rows<1>, some_rows<2>, some_rows<3>, some_rows<4>,
-    some_rows<5>, some_rows<6>, some_rows<7>, some_rows<8>,
+template <typename T, typename W, typename Next>
+using SomeRows = void (*)(const T*, int64_t, const W*, const float*, Next, T*, int64_t, int64_t);
+template <typename T, typename W, typename Next>
+constexpr SomeRows<T, W, Next> BY_COUNT[] = {
+    nullptr,
+    some_rows<1, W, Next>, some_rows<2, W, Next>, some_rows<3, W, Next>, some_rows<4, W, Next>,
+    some_rows<5, W, Next>, some_rows<6, W, Next>, some_rows<7, W, Next>, some_rows<8, W, Next>,
 };
 
-template <typename T>
-void product(const T* x, const T* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
-    int64_t panels = (outs + PANEL - 1) / PANEL, blocks = (n + ROWS - 1) / ROWS;
-    int by = blocks < LINES ? int(blocks) : int(LINES);
-#pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < panels; p++) {
-        const T* panel = packed + p * in * PANEL;
-        const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + in * PANEL : panel);
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = n * b / blocks, count = n * (b + 1) / blocks - first;
-            BY_COUNT<T>[count](x + first * in, in, panel, bias + p * PANEL, {next, b < by ? int(b) : int(LINES), by},
-                               out + first * outs + p * PANEL, outs, outs - p * PANEL);
+// A panel's outputs of all n rows, block by block, while the next panel comes from memory in as many steps of STEP bytes.
+template <int64_t STEP, typename T, typename W>
+void all_rows(const T* x, int64_t n, int64_t in, const W* panel, const float* bias, const char* next, T* out, int64_t outs,
+              int64_t left) {
+    using Fetched = Next<STEP>;
+    int64_t blocks = (n + ROWS - 1) / ROWS;
+    int lines = int(Fetched::LINES), by = blocks < lines ? int(blocks) : lines;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = n * b / blocks, count = n * (b + 1) / blocks - first;
+        BY_COUNT<T, W, Fetched>[count](x + first * in, in, panel, bias, {next, b < by ? int(b) : lines, by},
+                                       out + first * outs, outs, left);
+    }
+}
+
+template <typename T, typename W>
+void product(const T* x, const W* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
+    int64_t panels = (outs + PANEL - 1) / PANEL;
+    bool widened = !std::is_same_v<T, W> && n > FEW * ROWS;
+#pragma omp parallel
+    {
+        std::vector<float> wide_panel(widened ? in * PANEL : 0);
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < panels; p++) {
+            const W* panel = packed + p * in * PANEL;
+            const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + in * PANEL : panel);
+            const float* shift = bias + p * PANEL;
+            T* to = out + p * PANEL;
+            int64_t left = outs - p * PANEL;
+            if constexpr (!std::is_same_v<T, W>) {
+                if (widened) {
+                    for (int64_t i = 0; i < in * PANEL; i++) wide_panel[i] = wide(panel[i]);
+                    all_rows<STEP<T, W>>(x, n, in, wide_panel.data(), shift, next, to, outs, left);
+                    continue;
+                }
+            }
+            all_rows<STEP<T, W>>(x, n, in, panel, shift, next, to, outs, left);
         }
     }
 }
 
-// x (n, in) times packed (panels, in, PANEL), in bf16 (panels, in / 2, PANEL, 2), plus bias (panels * PANEL,) -> out
+// x (n, in) times packed (panels, in, PANEL), in pairs of bf16 (panels, in / 2, PANEL, 2), plus bias (panels * PANEL,) -> out
 // (n, outs).
-template <typename T>
-void narrow_product(const T* x, const T* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
+template <typename T, typename W>
+void narrow_product(const T* x, const W* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
     for (int64_t first = 0; first < n; first += CACHED)
         product(x + first * in, packed, bias, out + first * outs, n - first < CACHED ? n - first : CACHED, in, outs);
 }
 
 // Where weight k of output `lane` of a panel lies in it.
-inline int64_t place(const float*, int64_t k, int64_t lane) { return k * PANEL + lane; }
-inline int64_t place(const bf16*, int64_t k, int64_t lane) { return (k / 2 * PANEL + lane) * 2 + k % 2; }
+template <bool PAIRS>
+int64_t place(int64_t k, int64_t lane) {
+    return PAIRS ? (k / 2 * PANEL + lane) * 2 + k % 2 : k * PANEL + lane;
+}
 
 // The weights at `rows` (outs,), addresses of `in` numbers each -> packed as above, outputs past the last being 0. After them
 // come `more` columns of which the first is 1 and the others are 0.
-template <typename T>
-void lay_out(const float* const* rows, T* packed, int64_t outs, int64_t in, int64_t more) {
+template <bool PAIRS, typename S, typename W>
+void lay_out(const S* const* rows, W* packed, int64_t outs, int64_t in, int64_t more) {
     constexpr int64_t SOME = 32;  // columns at a time, so that all lanes of some lines are written while they are cached
     int64_t panels = (outs + PANEL - 1) / PANEL, width = in + more;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < panels; p++) {
-        T* panel = packed + p * width * PANEL;
+        W* panel = packed + p * width * PANEL;
         for (int64_t from = 0; from < width; from += SOME)
             for (int64_t lane = 0; lane < PANEL; lane++) {
-                const float* row = p * PANEL + lane < outs ? rows[p * PANEL + lane] : nullptr;
+                const S* row = p * PANEL + lane < outs ? rows[p * PANEL + lane] : nullptr;
                 int64_t end = from + SOME < width ? from + SOME : width;
                 for (int64_t k = from; k < end; k++)
-                    put(panel[place(panel, k, lane)], !row ? 0 : k < in ? row[k] : k == in);
+                    put(panel[place<PAIRS>(k, lane)], !row ? 0 : k < in ? wide(row[k]) : k == in);
             }
     }
 }
 
 }  // namespace
 
-#define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" void lay_out_##SUFFIX(const float* const* rows, T* packed, int64_t outs, int64_t in, int64_t more) {    \
-        lay_out(rows, packed, outs, in, more);                                                                         \
+// Of products in T by weights stored in W. `halves` says that the weights to be laid out are in bf16, not in fp32.
+#define EXPORT_LAY_OUT(SUFFIX, PAIRS, W)                                                                               \
+    extern "C" void lay_out_##SUFFIX(const void* rows, W* packed, int64_t outs, int64_t in, int64_t more,              \
+                                     int64_t halves) {                                                                 \
+        if (halves)                                                                                                    \
+            lay_out<PAIRS>(static_cast<const bf16* const*>(rows), packed, outs, in, more);                             \
+        else                                                                                                           \
+            lay_out<PAIRS>(static_cast<const float* const*>(rows), packed, outs, in, more);                            \
+    }
+#define EXPORT(SUFFIX, T, W)                                                                                           \
+    extern "C" int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                       \
+    extern "C" void narrow_product_##SUFFIX(const T* x, const W* packed, const float* bias, T* out, int64_t n,         \
+                                            int64_t in, int64_t outs) {                                                \
+        narrow_product(x, packed, bias, out, n, in, outs);                                                             \
     }
 
-EXPORT(float, fp32)
-EXPORT(bf16, bf16)
-
-extern "C" int64_t narrow_panel_fp32() { return PANEL; }
-extern "C" void narrow_product_fp32(const float* x, const float* packed, const float* bias, float* out, int64_t n, int64_t in,
-                                    int64_t outs) {
-    narrow_product(x, packed, bias, out, n, in, outs);
-}
+EXPORT_LAY_OUT(fp32_fp32, false, float)
+EXPORT_LAY_OUT(fp32_bf16, false, bf16)
+EXPORT_LAY_OUT(bf16_bf16, true, bf16)
+EXPORT(fp32_fp32, float, float)
+EXPORT(fp32_bf16, float, bf16)
 
 // 0 and nothing where there are no pairs of bf16. There, `in` is even.
 #ifdef PAIRS_OF_BF16
-extern "C" int64_t narrow_panel_bf16() { return PANEL; }
-extern "C" void narrow_product_bf16(const bf16* x, const bf16* packed, const float* bias, bf16* out, int64_t n, int64_t in,
-                                    int64_t outs) {
-    narrow_product(x, packed, bias, out, n, in, outs);
-}
+EXPORT(bf16_bf16, bf16, bf16)
 #else
-extern "C" int64_t narrow_panel_bf16() { return 0; }
-extern "C" void narrow_product_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t) {}
+extern "C" int64_t narrow_panel_bf16_bf16() { return 0; }
+extern "C" void narrow_product_bf16_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t) {}
 #endif

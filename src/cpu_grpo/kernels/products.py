@@ -28,12 +28,18 @@ def product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, row
         rows: about how many x will have.
         level: columns to be added to the weights: one of ones, the others of zeros.
     """
-    kernels, columns = native(dtype), weights[0].size(1) + level
+    columns, stored = weights[0].size(1) + level, storage(weights, dtype)
+    kernels = native(dtype, stored)
     whole = columns * dtype.itemsize % WORD == 0
-    if kernels and kernels.panel and rows <= NARROW and whole and _narrow_pays(dtype, rows):
-        return Narrow.of(kernels, dtype, weights, biases, level)
+    if kernels and kernels.panel and rows <= NARROW and whole and _narrow_pays(dtype, stored, rows):
+        return Narrow.of(kernels, stored, weights, biases, level)
     weight, bias = side_by_side(weights, biases, dtype, level)
     return library_product(weight, bias, rows)
+
+
+def storage(weights: list[torch.Tensor], dtype: torch.dtype) -> torch.dtype:
+    """What weights are stored in for products in `dtype`: bf16 ones stay so, half the bytes and nothing lost."""
+    return torch.bfloat16 if all(weight.dtype == torch.bfloat16 for weight in weights) else dtype
 
 
 def side_by_side(
@@ -63,23 +69,24 @@ class Narrow:
     (docs/log.md)."""
 
     kernels: Native
-    packed: torch.Tensor  # (panels, in, panel), or in bf16 (panels, in / 2, panel, 2)
+    packed: torch.Tensor  # (panels, in, panel), for products in bf16 (panels, in / 2, panel, 2)
     bias: torch.Tensor  # (panels * panel,) in fp32
     outs: int
 
     @staticmethod
     def of(
-        kernels: Native, dtype: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0
+        kernels: Native, stored: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0
     ) -> "Narrow":
-        """See `product`."""
+        """See `product`; `kernels` are those for weights stored so."""
+        halves = all(weight.dtype == torch.bfloat16 for weight in weights)
         # Rows are read where they lie, so the products of a layer need no copy but the packed one.
-        masters = [weight.detach().float().contiguous() for weight in weights]
+        masters = [weight.detach().to(torch.bfloat16 if halves else torch.float32).contiguous() for weight in weights]
         ins = masters[0].size(1)
         rows = torch.cat([m.data_ptr() + torch.arange(m.size(0)) * ins * m.element_size() for m in masters])  # (outs,)
         outs, panel = rows.numel(), kernels.panel
         panels = -(-outs // panel)
-        packed = torch.empty(panels, (ins + level) * panel, dtype=dtype)
-        kernels.lay_out(rows, packed, outs, ins, level)
+        packed = torch.empty(panels, (ins + level) * panel, dtype=stored)
+        kernels.lay_out(rows, packed, outs, ins, level, int(halves))
         shift = torch.zeros(panels * panel)
         if any(bias is not None for bias in biases):
             shift[:outs] = torch.cat(_filled(weights, biases))
@@ -110,11 +117,12 @@ def _prepacks(dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _narrow_pays(dtype: torch.dtype, rows: int) -> bool:
+def _narrow_pays(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
     """Whether oneDNN is not much faster for so many rows, as it may be on CPUs with matrix units; measured in 0.1 s."""
+    kernels = native(dtype, stored)
     weights = [torch.ones(SHAPE, dtype=dtype) for _ in range(PROBES)]
     x = torch.ones(rows, SHAPE[1], dtype=dtype)
-    ours = _seconds([Narrow.of(native(dtype), dtype, [weight], [None]) for weight in weights], x)
+    ours = _seconds([Narrow.of(kernels, stored, [weight.to(stored)], [None]) for weight in weights], x)
     return ours < MUCH * _seconds([library_product(weight, None, rows) for weight in weights], x)
 
 

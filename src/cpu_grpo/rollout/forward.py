@@ -134,7 +134,7 @@ def _layers_at_once(model: PackedDecoder, ids: torch.Tensor, step: Step) -> tupl
     decoder, keys, values = model.decoder, step.cache.keys, step.cache.values
     x = functional.embedding(ids, decoder.embedding).float()  # (n, H)
     delta = torch.empty(x.shape, dtype=model.dtype)
-    step.native.decode_layers(
+    model.layers[0].qkv.kernels.decode_layers(
         model.addresses,
         len(model.layers),
         model.layers[0].attention_norm.eps,

@@ -39,7 +39,7 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     """The decoder ready for batches of about `rows` rows; LoRA adapters are merged in.
 
     Args:
-        precision: fp32 or bf16.
+        precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
     """
     dtype = DTYPES[precision]
 
@@ -69,6 +69,8 @@ def _addresses(layers: tuple[PackedLayer, ...]) -> torch.Tensor | None:
     products = [product for layer in layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
     norms = [norm for layer in layers for norm in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm)]
     if not all(isinstance(product, Narrow) for product in products):
+        return None
+    if len({product.packed.dtype for product in products}) > 1:
         return None
     if len({norm.eps for norm in norms if norm}) > 1:
         return None
