@@ -9,7 +9,7 @@ import torch
 from conftest import with_lora
 from cpu_grpo.decoder import UnsupportedModel, decoder
 from cpu_grpo.kernels import fused
-from cpu_grpo.learner import Rounded, attention, completion_logps, forward
+from cpu_grpo.learner import Rounded, attention, completion_logps, forward, head
 from cpu_grpo.learner import pack as pack_rows
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
@@ -151,6 +151,23 @@ def test_bf16_is_close_and_its_gradients_reach_fp32_masters(any_model):
         assert torch.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.98, name
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_model, monkeypatch, recompute):
+    monkeypatch.setattr(head, "BLOCK", 100)  # of a vocabulary of 259
+    held = any_model.bfloat16()
+    logps, entropies, real = learned(held, 0.7, recompute=recompute)
+    found = gradients(held, logps[real].sum())
+    exact = held.float()
+    wanted_logps, wanted_entropies = naive(exact, 0.7)
+    wanted = gradients(exact, torch.cat(wanted_logps).sum())
+    torch.testing.assert_close(logps[real], torch.cat(wanted_logps), atol=1e-4, rtol=0)
+    torch.testing.assert_close(entropies[real], torch.cat(wanted_entropies), atol=1e-4, rtol=0)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert found[name].dtype == torch.bfloat16
+        assert (found[name].float() - gradient).norm() <= 2**-8 * gradient.norm(), name
+
+
 def test_entropies_carry_no_gradient(tiny_model):
     assert not learned(tiny_model)[1].requires_grad
 
@@ -216,14 +233,17 @@ def test_a_completion_that_sees_another_would_be_noticed(tiny_model, monkeypatch
 
 def test_stale_weights_would_be_noticed(tiny_model):
     ids, mask, length = padded()
-    stale = Rounded.of(decoder(tiny_model), torch.float32, forward.MANY)
+    real = mask[:, -length:].bool()
+    stale = Rounded.of(decoder(tiny_model), torch.bfloat16, forward.MANY)
     with torch.no_grad():
         for parameter in tiny_model.parameters():
-            parameter.mul_(1.1)
-        logps, _ = completion_logps(stale, ids, mask, length, 1.0)
-        real = mask[:, -length:].bool()
-        assert (logps[real] - torch.cat(naive(tiny_model, 1.0)[0])).abs().max() > 1e-2
-    assert worst(tiny_model) < 1e-4
+            parameter.mul_(1.5)
+        wanted = torch.cat(naive(tiny_model, 1.0)[0])
+        fresh = Rounded.of(decoder(tiny_model), torch.bfloat16, forward.MANY)
+        far = [
+            (completion_logps(model, ids, mask, length, 1.0)[0][real] - wanted).abs().mean() for model in (stale, fresh)
+        ]
+    assert far[0] > 0.5 and far[1] < 0.1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
 from cpu_grpo.kernels.products import Biases, Product, library_product, side_by_side
 from cpu_grpo.learner.attention import TreeAttention
-from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU, TokenScores, widened_head
+from cpu_grpo.learner.head import Head, TokenScores, head_of
+from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU
 from cpu_grpo.learner.packing import Pack
 
 ROWS = 2048  # about as many tokens as a micro-batch has
@@ -27,7 +28,7 @@ class Joint:
     @staticmethod
     def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
         weights, biases = [part.weight.detach() for part in parts], [part.bias for part in parts]
-        if dtype == torch.float32 and all(weight.dtype == dtype for weight in weights):
+        if dtype == torch.float32:
             return Joint(*_as_they_are(weights, biases), parts)
         weight, bias = side_by_side(weights, biases, dtype)
         if tokens < MANY:
@@ -46,23 +47,26 @@ class Joint:
 
 
 def _as_they_are(weights: list[torch.Tensor], biases: Biases) -> tuple[Product, Product]:
-    """Products with several fp32 weights (out, in), forward and back, without a copy of them."""
+    """Products in fp32 with several weights (out, in), forward and back, without a copy of them.
+
+    Those held in bf16 are converted each time: for a thousand rows that is a fiftieth of the product's time.
+    """
     outs = [weight.size(0) for weight in weights]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         out = x.new_empty(x.size(0), sum(outs))
         for some, weight, bias in zip(out.split(outs, dim=1), weights, biases, strict=True):
             if bias is None:
-                torch.mm(x, weight.t(), out=some)
+                torch.mm(x, weight.float().t(), out=some)
             else:
-                torch.addmm(bias.detach(), x, weight.t(), out=some)
+                torch.addmm(bias.detach().float(), x, weight.float().t(), out=some)
         return out
 
     def backward(gradient: torch.Tensor) -> torch.Tensor:
         first, *others = gradient.split(outs, dim=1)
-        out = first @ weights[0]  # (N, in)
+        out = first @ weights[0].float()  # (N, in)
         for some, weight in zip(others, weights[1:], strict=True):
-            out.addmm_(some, weight)
+            out.addmm_(some, weight.float())
         return out
 
     return forward, backward
@@ -75,7 +79,7 @@ class Rounded:
     decoder: Decoder
     dtype: torch.dtype
     layers: tuple[tuple[Joint, Joint, Joint, Joint], ...]  # qkv, o, gate and up, down
-    head: torch.Tensor  # widened
+    head: Head
 
     @staticmethod
     def of(decoder: Decoder, dtype: torch.dtype, tokens: int) -> "Rounded":
@@ -93,7 +97,7 @@ class Rounded:
             )
             for layer in decoder.layers
         )
-        return Rounded(decoder, dtype, layers, widened_head(decoder.head.weight.detach().to(dtype)))
+        return Rounded(decoder, dtype, layers, head_of(decoder.head.weight.detach(), dtype))
 
 
 def token_scores(
@@ -102,7 +106,8 @@ def token_scores(
     """Log-probs and entropies (nats) of the pack's scored tokens, (M,) each in fp32; gradients reach the masters.
 
     Args:
-        recompute: gradient checkpointing: keep each layer's input only, and compute the layer again in backward.
+        recompute: gradient checkpointing: keep each layer's input only, and compute the layer, and the head's scores,
+            again in backward.
     """
     decoder = model.decoder
     angles = decoder.rope(pack.positions)  # cosines and sines, (N, d / 2) each
@@ -113,7 +118,7 @@ def token_scores(
         else:
             x, delta = _layer(x, delta, layer, joints, angles, pack, model)
     _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
-    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, CHUNK)
+    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, CHUNK, recompute)
 
 
 def _layer(

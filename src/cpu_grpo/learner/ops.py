@@ -11,8 +11,6 @@ import torch
 from cpu_grpo.kernels import fused
 from cpu_grpo.kernels.products import Product
 
-PADDING = 32  # columns added to the head: one cache line of bf16, so that rows stay aligned
-
 
 class MasterLinear(torch.autograd.Function):
     """(x (N, in), forward, backward, masters...) -> forward(x) (N, out).
@@ -89,77 +87,3 @@ class Rotary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return fused.rotary(gradient, *ctx.saved_tensors, sign=-1), None, None
-
-
-class TokenScores(torch.autograd.Function):
-    """(states (M, H), head weight from `widened_head`, its master, targets (M,), temperature, chunk)
-    -> log-probs of the targets (M,) and entropies in nats (M,), both fp32; entropies without gradient.
-
-    Scores are taken relative to the target's: those that matter are then near zero, where bf16 is fine-grained. As they
-    come, around 20, they would be off by 0.03 each. `chunk` rows are projected at a time. Their probabilities are kept
-    in the states' dtype for the gradient, which overwrites them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: torch.Tensor,
-        weight: torch.Tensor,
-        master: torch.Tensor,
-        targets: torch.Tensor,
-        temperature: float,
-        chunk: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logps, entropies, kept = [], [], []
-        for some, ids in zip(states.split(chunk), targets.split(chunk), strict=True):
-            scored = fused.token_scores(_relative_scores(some, weight, ids), ids, temperature)
-            logps.append(scored[0])
-            entropies.append(scored[1])
-            if any(ctx.needs_input_grad):
-                kept.append(scored[2])
-        ctx.save_for_backward(states, weight, targets)
-        ctx.kept, ctx.temperature, ctx.master = kept, temperature, master
-        entropy = torch.cat(entropies)
-        ctx.mark_non_differentiable(entropy)
-        return torch.cat(logps), entropy
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        states, weight, targets = ctx.saved_tensors
-        if ctx.kept is None:
-            raise RuntimeError("The gradient of token scores can be taken once: it overwrites what it needs.")
-        kept, ctx.kept = ctx.kept, None
-        scale = (gradient / ctx.temperature).to(states.dtype)[:, None]  # (M, 1)
-        dstates = torch.empty_like(states)
-        dweight = None
-        first = 0
-        while kept:
-            inner = kept.pop(0)  # (m, V)
-            some = slice(first, first + inner.size(0))
-            inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
-            torch.mm(inner, weight[:, : states.size(1)], out=dstates[some])
-            if ctx.needs_input_grad[2]:
-                part = inner.t() @ states[some]  # (V, H)
-                dweight = part.to(ctx.master.dtype) if dweight is None else dweight.add_(part)
-            first = some.stop
-        return dstates, None, dweight, None, None, None
-
-
-def widened_head(weight: torch.Tensor) -> torch.Tensor:
-    """The head's weight (V, H) in the compute dtype, with two columns of ones and some of zeros: (V, H + PADDING)."""
-    wide = weight.new_zeros(weight.size(0), weight.size(1) + PADDING)
-    wide[:, : weight.size(1)] = weight
-    wide[:, weight.size(1) : weight.size(1) + 2] = 1
-    return wide
-
-
-def _relative_scores(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Scores less the target's score: (m, H) by (V, H + PADDING) -> (m, V), subtracted before they are rounded."""
-    size = states.size(1)
-    target = torch.linalg.vecdot(states.float(), weight[targets, :size].float())  # (m,)
-    wide = states.new_zeros(states.size(0), weight.size(1))
-    wide[:, :size] = states
-    # In two pieces, as one of low precision would not be exact.
-    wide[:, size] = -target
-    wide[:, size + 1] = -target - wide[:, size].float()
-    return torch.nn.functional.linear(wide, weight)
