@@ -37,11 +37,8 @@ class Linear:
     def merged(self) -> torch.Tensor:
         """The weight with its adapters added, (out, in), outside any gradient."""
         weight = self.weight.detach()
-        if self.adapters:
-            weight = weight.float()  # bf16 would round an adapter's small changes away
         for adapter in self.adapters:
-            up, down = adapter.up.detach().float(), adapter.down.detach().float()
-            weight = torch.addmm(weight, up, down, alpha=adapter.scale)
+            weight = torch.addmm(weight, adapter.up.detach(), adapter.down.detach(), alpha=adapter.scale)
         return weight
 
 
@@ -110,18 +107,20 @@ def decoder(model: nn.Module) -> Decoder:
     Raises:
         UnsupportedModel: an architecture, adapter or option that the fast path does not compute.
     """
-    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal.config
     _check(config)
     body = causal.get_decoder()
     if type(body.embed_tokens) is not nn.Embedding:
         raise UnsupportedModel(f"its embedding is a {type(body.embed_tokens).__name__}")
-    rotary = body.rotary_emb
+    rotary, head = body.rotary_emb, _linear(causal.get_output_embeddings())
+    if head.adapters:
+        raise UnsupportedModel("its head has an adapter")
     return Decoder(
         embedding=body.embed_tokens.weight,
         layers=tuple(_layer(block) for block in body.layers),
         norm=_norm(body.norm),
-        head=_linear(causal.get_output_embeddings()),
+        head=head,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_dim=body.layers[0].self_attn.head_dim,

@@ -86,19 +86,34 @@ def _group_quota(group: Path) -> float:
     return math.inf
 
 
-def keep_memory() -> None:
+def keep_memory(large: bool = True) -> None:
     """Lets this process keep the memory it frees, where the C library is glibc; elsewhere nothing happens.
 
     By default large buffers go back to the system at once, and every page of the next one is faulted in and zeroed
     again: a product with a fresh 56 MB result takes 1.5 times as long as one into a used buffer (docs/log.md).
+
+    Args:
+        large: buffers of 32 MB and more, too: between small ones that stay, what they leave often cannot be used again.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(-4, 0)  # M_MMAP_MAX: no buffer gets a mapping of its own
+    mallopt(-4, 0 if large else 2**16)  # M_MMAP_MAX: so many buffers get a mapping of their own
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: if they are as large as this, the most that glibc takes
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
     mallopt(-2, 64 * 2**20)  # M_TOP_PAD: and grows by this much
+
+
+def release_memory() -> None:
+    """Gives what this process has freed back to the system, where the C library is glibc; elsewhere nothing happens.
+
+    Against what `keep_memory` is for, where memory is dearer than the third of a second that a GB of fresh pages takes.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return
 
 
 def plan(config: Hardware) -> Plan:

@@ -79,6 +79,32 @@ def test_narrow_products_keep_a_copy_and_take_strided_rows(narrow, dtype, stored
     right(multiply(x), x, kept, None)
 
 
+IN_PLACE = [(*pair, 0) for pair in PAIRS] + [("bf16", "fp32", 0), ("fp32", "fp32", 32), ("fp32", "bf16", 32)]
+
+
+@pytest.mark.parametrize(("precision", "stored", "level"), IN_PLACE)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 64])
+@pytest.mark.parametrize(("outs", "ins"), [(1, 2), (17, 6), (47, 64), (130, 576), (5, 1001), (7, 2500)])
+def test_products_with_weights_where_they_lie_are_right(kernels, precision, stored, rows, outs, ins, level):
+    dtype = DTYPES[precision]
+    weights = [drawn(size, ins, seed=size, dtype=DTYPES[stored]) for size in (outs, 3)]
+    biases = [None, drawn(3, seed=2, dtype=DTYPES[stored])]
+    x = drawn(rows, ins + level, dtype=dtype)
+    found = products.InPlace.of(dtype, weights, biases, level)(x)
+    joined = torch.cat(weights).to(dtype)
+    if level:
+        joined = torch.cat([joined, torch.ones(outs + 3, 1), torch.zeros(outs + 3, level - 1)], dim=1)
+    right(found, x, joined, torch.cat([torch.zeros(outs), biases[1].float()]))
+
+
+def test_products_with_weights_where_they_lie_follow_them(kernels):
+    weight, x = drawn(40, 64, seed=1, dtype=torch.float32), drawn(4, 64, dtype=torch.float32)
+    multiply = products.InPlace.of(torch.float32, [weight], [None])
+    right(multiply(x), x, weight, None)
+    weight.mul_(2)
+    right(multiply(x), x, weight, None)
+
+
 @pytest.mark.parametrize(("precision", "stored"), PAIRS)
 @pytest.mark.parametrize(("rows", "ins"), [(4, 64), (4, 63), (1000, 64)])
 @pytest.mark.parametrize("biased", [False, True])

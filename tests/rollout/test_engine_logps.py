@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from conftest import with_lora
 from cpu_grpo import rollout
 from cpu_grpo.decoder import decoder
 from cpu_grpo.hardware import DTYPES
@@ -83,19 +84,28 @@ def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, k
 @pytest.mark.parametrize("held", DTYPES)
 def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_precision, monkeypatch, rows, held):
     monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
-    model = packed(decoder(shaped_model.to(DTYPES[held])), narrow_precision, rows)
-    kernels = native(DTYPES[narrow_precision], model.layers[0].qkv.packed.dtype)
-    calls, right = [], kernels.decode_layers
-    monkeypatch.setattr(kernels, "decode_layers", lambda *arguments: calls.append(1) or right(*arguments))
+    check_at_once(packed(decoder(shaped_model.to(DTYPES[held])), narrow_precision, rows), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16])
+@pytest.mark.parametrize("held", DTYPES)
+def test_layers_with_shared_weights_give_at_once_what_they_give_one_by_one(shaped_model, rows, held):
+    if not native(torch.float32):
+        pytest.skip("there is no C++ compiler here")
+    check_at_once(packed(decoder(shaped_model.to(DTYPES[held])), "fp32", rows, shared=True), rows)
+
+
+def check_at_once(model, rows):
+    calls = []
+    kernel = model.at_once.kernel
+    at_once = replace(model.at_once, kernel=lambda *arguments: calls.append(1) or kernel(*arguments))
 
     def completed(model):
         return generate(model, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=rows)
 
-    at_once = completed(model)
+    found = completed(replace(model, at_once=at_once))
     assert calls
-    calls.clear()
-    assert completed(replace(model, addresses=None)) == at_once
-    assert not calls
+    assert completed(replace(model, at_once=None)) == found
 
 
 def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_model, kernels):
@@ -103,6 +113,24 @@ def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_mo
     completions = complete(rounded, REQUESTS, Sampling(), rows=7)
     far = differences(rounded.float(), REQUESTS, completions)
     assert far.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("held", DTYPES)
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_may_be_held_in_bf16_and_shared_and_adapted(any_model, kernels, held, adapted, shared):
+    model = any_model.to(DTYPES[held])
+    model = with_lora(model) if adapted else model
+    ready = packed(decoder(model), "fp32", 7, shared)
+    completions = generate(ready, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=7)
+    assert differences(model.float(), REQUESTS, completions).abs().max() < 1e-4
+
+
+def test_shared_weights_take_no_memory(tiny_model):
+    model = packed(decoder(tiny_model), "fp32", 7, shared=True)
+    own = {parameter.data_ptr() for parameter in tiny_model.parameters()}
+    linears = [product for layer in model.layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    assert {weight.data_ptr() for linear in [*linears, model.head] for weight in linear.weights} <= own
 
 
 def test_a_model_held_in_bf16_is_rounded_no_more_than_one_in_fp32(any_model, kernels):

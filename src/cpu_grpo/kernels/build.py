@@ -15,9 +15,9 @@ import torch
 
 SOURCES = [
     Path(__file__).parent / name
-    for name in ("attention.cpp", "decode.cpp", "draw.cpp", "passes.cpp", "products.cpp")
+    for name in ("attention.cpp", "decode.cpp", "draw.cpp", "lean.cpp", "passes.cpp", "products.cpp", "rows.cpp")
 ]
-HEADER = Path(__file__).parent / "numbers.h"
+HEADERS = [Path(__file__).parent / name for name in ("numbers.h", "vectors.h")]
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
 # Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
 FLAGS += "-fassociative-math -ffinite-math-only"
@@ -32,6 +32,9 @@ SIGNATURES = {
     "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "squares": [POINTER] * 3 + [INT] * 2,
+    "weighted_squares": [POINTER] * 3 + [INT] * 2,
+    "descend": [POINTER] * 4 + [FLOAT] + [INT] * 3,
     "store": [POINTER] * 4 + [INT] * 4,
     "attend": [POINTER] * 3 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6 + [INT] + [POINTER] * 3 + [INT] * 5,
 }
@@ -41,6 +44,10 @@ PRODUCT_SIGNATURES = {
     "decode_layers": [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
     + [POINTER] * 6
     + [INT] * 5,
+}
+ROW_SIGNATURES = {  # in fp32 only
+    "row_product": [POINTER] * 4 + [INT] * 4,
+    "decode_layers_in_place": PRODUCT_SIGNATURES["decode_layers"],
 }
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # What is computed in, and what weights are stored in.
@@ -55,12 +62,12 @@ class Native:
 
     def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
         self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
-        names = {name: f"{name}_{suffix}" for name in SIGNATURES}
-        names |= {name: f"{name}_{suffix}_{stored}" for name in PRODUCT_SIGNATURES}
-        for name, signature in (SIGNATURES | PRODUCT_SIGNATURES).items():
-            function = getattr(library, names[name])
-            function.argtypes, function.restype = signature, None
-            setattr(self, name, functools.partial(_call, function))
+        products = PRODUCT_SIGNATURES | (ROW_SIGNATURES if suffix == "fp32" else {})
+        for signatures, ending in ((SIGNATURES, suffix), (products, f"{suffix}_{stored}")):
+            for name, signature in signatures.items():
+                function = getattr(library, f"{name}_{ending}")
+                function.argtypes, function.restype = signature, None
+                setattr(self, name, functools.partial(_call, function))
 
 
 def native(dtype: torch.dtype, stored: torch.dtype | None = None) -> Native | None:
@@ -86,7 +93,7 @@ def _compiled() -> Path:
     compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
     if sys.platform != "linux" or compiler is None:
         raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
-    parts = (*(path.read_text() for path in (*SOURCES, HEADER)), FLAGS, compiler, _cpu(), torch.__version__)
+    parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), FLAGS, compiler, _cpu(), torch.__version__)
     target = _cache() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ template <typename T>
 struct Kernels;
 template <typename T, typename W>
 constexpr void (*PRODUCT)(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t) = nullptr;
+template <typename W>
+constexpr void (*ROW_PRODUCT)(const float*, const W*, const float*, float*, int64_t, int64_t, int64_t, int64_t) = nullptr;
 
 #define DECLARE(T, SUFFIX)                                                                                             \
     extern "C" {                                                                                                       \
@@ -29,18 +31,25 @@ constexpr void (*PRODUCT)(const T*, const W*, const float*, T*, int64_t, int64_t
     extern "C" void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);          \
     template <>                                                                                                        \
     constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;
+#define DECLARE_ROW_PRODUCT(W, SUFFIX)                                                                                 \
+    extern "C" void row_product_##SUFFIX(const float*, const W*, const float*, float*, int64_t, int64_t, int64_t,      \
+                                         int64_t);                                                                     \
+    template <>                                                                                                        \
+    constexpr auto ROW_PRODUCT<W> = row_product_##SUFFIX;
 
 DECLARE(float, fp32)
 DECLARE(bf16, bf16)
 DECLARE_PRODUCT(float, float, fp32_fp32)
 DECLARE_PRODUCT(float, bf16, fp32_bf16)
 DECLARE_PRODUCT(bf16, bf16, bf16_bf16)
+DECLARE_ROW_PRODUCT(float, fp32_fp32)
+DECLARE_ROW_PRODUCT(bf16, fp32_bf16)
 
 namespace {
 
 // A packed weight and its bias, as narrow_product takes them.
 template <typename T, typename W>
-struct Product {
+struct Packed {
     const W* packed;
     const float* bias;
     void operator()(const std::vector<T>& x, T* out, int64_t n, int64_t outs) const {
@@ -48,22 +57,38 @@ struct Product {
     }
 };
 
+// Up to three weights side by side where they lie, and their biases, as row_product takes them; of size 0: there is none.
+template <typename W>
+struct InPlace {
+    struct {
+        const W* weights;
+        const float* bias;
+        int64_t size;
+    } parts[3];
+    void operator()(const std::vector<float>& x, float* out, int64_t n, int64_t outs) const {
+        for (auto& part : parts) {
+            ROW_PRODUCT<W>(x.data(), part.weights, part.bias, out, n, int64_t(x.size()) / n, part.size, outs);
+            out += part.size;
+        }
+    }
+};
+
 // The addresses that decode_layers is given for each layer; the norms of queries and keys may be null.
-template <typename T, typename W>
+template <typename Product>
 struct Layer {
     const float* attention_norm;
-    Product<T, W> qkv;
+    Product qkv;
     const float *q_norm, *k_norm;
-    Product<T, W> o;
+    Product o;
     const float* mlp_norm;
-    Product<T, W> gate_up, down;
+    Product gate_up, down;
 };
 
 // x (n, hidden), in place, is the residual stream; delta (n, hidden) gets what the last layer adds to it.
 // `layers` are `count` of the above; `inner` is the size between gate_up and down; keys and values lie `layer_size` numbers
 // apart from layer to layer; the others are attend's.
-template <typename T, typename W>
-void decode_layers(const Layer<T, W>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,
+template <typename T, typename Product>
+void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,
                    const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,
                    const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values,
                    const int64_t* prompt_layer, const int64_t* prompts, const int64_t* prompt_capacities, int64_t n,
@@ -71,7 +96,7 @@ void decode_layers(const Layer<T, W>* layers, int64_t count, float eps, float* x
     int64_t width = (heads + 2 * kv) * d;
     std::vector<T> normed(n * hidden), qkv(n * width), attended(n * heads * d), both(n * 2 * inner), gated(n * inner);
     for (int64_t i = 0; i < count; i++) {
-        const Layer<T, W>& layer = layers[i];
+        const Layer<Product>& layer = layers[i];
         Kernels<T>::norm(x, i ? delta : nullptr, layer.attention_norm, eps, normed.data(), nullptr, n, hidden);
         layer.qkv(normed, qkv.data(), n, width);
         Kernels<T>::attend(qkv.data(), layer.q_norm, layer.k_norm, eps, cosines, sines, scale, keys + i * layer_size,
@@ -87,9 +112,9 @@ void decode_layers(const Layer<T, W>* layers, int64_t count, float eps, float* x
 
 }  // namespace
 
-#define EXPORT(T, W, SUFFIX)                                                                                           \
-    extern "C" void decode_layers_##SUFFIX(                                                                            \
-        const Layer<T, W>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,        \
+#define EXPORT(NAME, T, PRODUCT)                                                                                           \
+    extern "C" void NAME(                                                                                              \
+        const Layer<PRODUCT>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,     \
         const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,                 \
         const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompt_layer, \
         const int64_t* prompts, const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,     \
@@ -99,6 +124,11 @@ void decode_layers(const Layer<T, W>* layers, int64_t count, float eps, float* x
                       capacity);                                                                                       \
     }
 
-EXPORT(float, float, fp32_fp32)
-EXPORT(float, bf16, fp32_bf16)
-EXPORT(bf16, bf16, bf16_bf16)
+using PackedFloat = Packed<float, float>;
+using PackedHalf = Packed<float, bf16>;
+using PackedPairs = Packed<bf16, bf16>;
+EXPORT(decode_layers_fp32_fp32, float, PackedFloat)
+EXPORT(decode_layers_fp32_bf16, float, PackedHalf)
+EXPORT(decode_layers_bf16_bf16, bf16, PackedPairs)
+EXPORT(decode_layers_in_place_fp32_fp32, float, InPlace<float>)
+EXPORT(decode_layers_in_place_fp32_bf16, float, InPlace<bf16>)

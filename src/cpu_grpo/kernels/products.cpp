@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "numbers.h"
+#include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define PAIRS_OF_BF16
@@ -16,27 +16,14 @@
 namespace {
 
 // ROWS * VECTORS sums and VECTORS weights fill the registers.
-#if defined(__AVX512F__)
-constexpr int LANES = 16, VECTORS = 3, ROWS = 8;
-#elif defined(__AVX__)
-constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
-#elif defined(__aarch64__)
-constexpr int LANES = 4, VECTORS = 3, ROWS = 8;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int VECTORS = 3, ROWS = 8;
 #else
-constexpr int LANES = 4, VECTORS = 2, ROWS = 6;
+constexpr int VECTORS = 2, ROWS = 6;
 #endif
 constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
 constexpr int64_t CACHED = 128;             // rows that stay in the cache while panels pass by
 constexpr int64_t FEW = 2;                  // blocks of rows for which bf16 is widened each time anew
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-
-inline lanes load(const float* from) { return *reinterpret_cast<const anywhere*>(from); }
-inline lanes load(const bf16* from) {
-    return (lanes)(__builtin_convertvector(*reinterpret_cast<const halves*>(from), words) << 16);
-}
 
 // Of rows in T and panels in W, the bytes of a panel that a step takes: a number, or a pair of bf16, of each output.
 template <typename T, typename W>

@@ -12,6 +12,7 @@ from cpu_grpo.kernels.build import Native, native
 Product = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
 Biases = list[torch.Tensor | None]
 
+FEW = 16  # rows up to which products with weights where they lie are as fast as with weights laid out
 NARROW = 128  # rows up to which our own product is considered: oneDNN's is made for more
 MUCH = 1.3  # faster than ours is oneDNN's before it is taken: a choice that noise could turn would change results
 WORD = 4  # bytes that products.cpp takes of a row at a time: a number in fp32, a pair in bf16
@@ -71,6 +72,7 @@ class Narrow:
     kernels: Native
     packed: torch.Tensor  # (panels, in, panel), for products in bf16 (panels, in / 2, panel, 2)
     bias: torch.Tensor  # (panels * panel,) in fp32
+    ins: int
     outs: int
 
     @staticmethod
@@ -90,13 +92,47 @@ class Narrow:
         shift = torch.zeros(panels * panel)
         if any(bias is not None for bias in biases):
             shift[:outs] = torch.cat(_filled(weights, biases))
-        return Narrow(kernels, packed, shift, outs)
+        return Narrow(kernels, packed, shift, ins + level, outs)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
         out = x.new_empty(x.size(0), self.outs)
         self.kernels.narrow_product(x, self.packed, self.bias, out, *x.shape, self.outs)
         return out
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Products in `dtype` with weights where they lie, without a copy of any: those of another dtype are converted each
+    time, by rows.cpp while few rows are multiplied (docs/log.md has its speed)."""
+
+    dtype: torch.dtype
+    weights: tuple[torch.Tensor, ...]  # (outs, in) each
+    biases: tuple[torch.Tensor | None, ...]  # (outs,) each
+    level: int  # see `product`; in fp32 only, as it is added to what has been rounded
+
+    @property
+    def ins(self) -> int:
+        return self.weights[0].size(1)
+
+    @staticmethod
+    def of(dtype: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0) -> "InPlace":
+        """See `product`."""
+        wide = (None if bias is None else bias.detach().to(dtype) for bias in biases)
+        return InPlace(dtype, tuple(weight.detach() for weight in weights), tuple(wide), level)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        outs = [weight.size(0) for weight in self.weights]
+        out, rows = x.new_empty(x.size(0), sum(outs)), x[:, : self.ins].contiguous()
+        for some, weight, bias in zip(out.split(outs, dim=1), self.weights, self.biases, strict=True):
+            kernels = native(self.dtype, weight.dtype) if self.dtype == torch.float32 else None
+            if kernels and x.size(0) <= FEW and weight.is_contiguous():
+                kernels.row_product(rows, weight, bias, some, *rows.shape, weight.size(0), out.size(1))
+            elif bias is None:
+                torch.mm(rows, weight.to(self.dtype).t(), out=some)
+            else:
+                torch.addmm(bias, rows, weight.to(self.dtype).t(), out=some)
+        return out.add_(x[:, self.ins : self.ins + 1]) if self.level else out
 
 
 def library_product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:

@@ -1,20 +1,21 @@
 """A packed sequence through the decoder: token log-probs and entropies, differentiable in the master weights."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.decoder import Decoder, Layer, Linear, Norm
-from cpu_grpo.kernels.products import Biases, Product, library_product, side_by_side
+from cpu_grpo.kernels.products import InPlace, Product, library_product, side_by_side
 from cpu_grpo.learner.attention import TreeAttention
-from cpu_grpo.learner.head import Head, TokenScores, head_of
-from cpu_grpo.learner.ops import AddNorm, MasterLinear, Rotary, SwiGLU
+from cpu_grpo.learner.head import Head, TokenScores
+from cpu_grpo.learner.ops import AddAdapter, AddNorm, Kept, MasterLinear, Rotary, SwiGLU, places_like
 from cpu_grpo.learner.packing import Pack
 
 ROWS = 2048  # about as many tokens as a micro-batch has
 MANY = 4096  # tokens until the next update that repay laying out the weights: 0.2 s for 135M parameters
-CHUNK = 256  # states projected onto the vocabulary at a time
+CHUNK = 256  # states projected onto the vocabulary at a time; half of it where memory is to be saved
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Joint:
     def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
         weights, biases = [part.weight.detach() for part in parts], [part.bias for part in parts]
         if dtype == torch.float32:
-            return Joint(*_as_they_are(weights, biases), parts)
+            return Joint(InPlace.of(dtype, weights, biases), partial(_back, weights), parts)
         weight, bias = side_by_side(weights, biases, dtype)
         if tokens < MANY:
             return Joint(lambda x: torch.nn.functional.linear(x, weight, bias), lambda g: g @ weight, parts)
@@ -40,36 +41,22 @@ class Joint:
         weights = [part.weight for part in self.parts]
         biases = [part.bias for part in self.parts if part.bias is not None]
         out = MasterLinear.apply(x, self.forward, self.backward, *weights, *biases)
-        if not any(part.adapters for part in self.parts):
-            return out
-        pieces = out.split([weight.size(0) for weight in weights], dim=-1)
-        return torch.cat([_adapted(x, piece, part) for piece, part in zip(pieces, self.parts, strict=True)], dim=-1)
-
-
-def _as_they_are(weights: list[torch.Tensor], biases: Biases) -> tuple[Product, Product]:
-    """Products in fp32 with several weights (out, in), forward and back, without a copy of them.
-
-    Those held in bf16 are converted each time: for a thousand rows that is a fiftieth of the product's time.
-    """
-    outs = [weight.size(0) for weight in weights]
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        out = x.new_empty(x.size(0), sum(outs))
-        for some, weight, bias in zip(out.split(outs, dim=1), weights, biases, strict=True):
-            if bias is None:
-                torch.mm(x, weight.float().t(), out=some)
-            else:
-                torch.addmm(bias.detach().float(), x, weight.float().t(), out=some)
+        first = 0
+        for part in self.parts:
+            for adapter in part.adapters:
+                dropped = torch.nn.functional.dropout(x, adapter.dropout) if adapter.dropout else x
+                out = AddAdapter.apply(out, dropped, adapter.down, adapter.up, adapter.scale, first)
+            first += part.weight.size(0)
         return out
 
-    def backward(gradient: torch.Tensor) -> torch.Tensor:
-        first, *others = gradient.split(outs, dim=1)
-        out = first @ weights[0].float()  # (N, in)
-        for some, weight in zip(others, weights[1:], strict=True):
-            out.addmm_(some, weight.float())
-        return out
 
-    return forward, backward
+def _back(weights: list[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient (N, sum of outs) through several weights (out, in), to (N, in), without a copy of them."""
+    first, *others = gradient.split([weight.size(0) for weight in weights], dim=1)
+    out = first @ weights[0].to(gradient.dtype)
+    for some, weight in zip(others, weights[1:], strict=True):
+        out.addmm_(some, weight.to(gradient.dtype))
+    return out
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ class Rounded:
             )
             for layer in decoder.layers
         )
-        return Rounded(decoder, dtype, layers, head_of(decoder.head.weight.detach(), dtype))
+        return Rounded(decoder, dtype, layers, Head.of(decoder.head.weight.detach(), dtype))
 
 
 def token_scores(
@@ -112,13 +99,17 @@ def token_scores(
     decoder = model.decoder
     angles = decoder.rope(pack.positions)  # cosines and sines, (N, d / 2) each
     x, delta = torch.nn.functional.embedding(pack.ids, decoder.embedding).float(), None  # (N, H)
-    for layer, joints in zip(decoder.layers, model.layers, strict=True):
-        if recompute and torch.is_grad_enabled():
+    recompute = recompute and torch.is_grad_enabled()
+    places = places_like(x, len(decoder.layers)) if recompute else ()
+    for number, (layer, joints) in enumerate(zip(decoder.layers, model.layers, strict=True)):
+        if recompute:
+            x, delta = Kept.apply(x, delta, (places[number],)), None
             x, delta = checkpoint(_layer, x, delta, layer, joints, angles, pack, model, use_reentrant=False)
         else:
             x, delta = _layer(x, delta, layer, joints, angles, pack, model)
     _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
-    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, CHUNK, recompute)
+    chunk = -(-CHUNK // 2) if recompute else CHUNK
+    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, recompute)
 
 
 def _layer(
@@ -157,12 +148,3 @@ def _norm(
 def _head_norm(x: torch.Tensor, norm: Norm) -> torch.Tensor:
     """(N, heads, d), each head by itself."""
     return _norm(x.float().flatten(0, 1), None, norm, x.dtype)[1].view(x.shape)
-
-
-def _adapted(x: torch.Tensor, out: torch.Tensor, linear: Linear) -> torch.Tensor:
-    """What the active LoRA adapters add to a projection's output."""
-    for adapter in linear.adapters:
-        dropped = torch.nn.functional.dropout(x, adapter.dropout) if adapter.dropout else x
-        low = torch.nn.functional.linear(dropped, adapter.down.to(x.dtype))  # (N, r)
-        out = out + torch.nn.functional.linear(low, adapter.up.to(x.dtype)) * adapter.scale
-    return out

@@ -1,90 +1,58 @@
-"""The head: hidden states onto the vocabulary, a chunk of them at a time, to log-probs of tokens, and the way back."""
+"""The head: hidden states onto the vocabulary and to log-probs of tokens, a part at a time, and the way back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from cpu_grpo.kernels import fused
 
 PADDING = 32  # columns added to a widened head: one cache line of bf16, so that rows stay aligned
-BLOCK = 16_384  # tokens of the vocabulary whose weights are converted at a time
-
-
-class Head(Protocol):
-    """Multiplies by the head's weight in the compute dtype."""
-
-    def scores(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """States (m, H) and their tokens (m,) -> scores (m, V), each row's less a number of its own."""
-
-    def back(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The scores' gradient (m, V) -> the states' (m, H)."""
-
-
-def head_of(weight: torch.Tensor, dtype: torch.dtype) -> Head:
-    """The head for products in `dtype` of its master (V, H)."""
-    return WidenedHead.of(weight.to(dtype)) if dtype == torch.bfloat16 else PlainHead(weight, dtype)
+BLOCK = 16_384  # tokens of the vocabulary that are taken at a time where their scores are computed again
 
 
 @dataclass(frozen=True)
-class PlainHead:
-    """Without a copy of the master: where its dtype is another than that of products, converted block by block."""
+class Head:
+    """The head's weight as products in `dtype` take it.
 
-    master: torch.Tensor  # (V, H)
-    dtype: torch.dtype
-
-    def scores(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        out = states.new_empty(states.size(0), self.master.size(0))
-        size, blocks = self._blocks()
-        for some, block in zip(out.split(size, dim=1), blocks, strict=True):
-            torch.mm(states, block.to(self.dtype).t(), out=some)
-        return out
-
-    def back(self, gradient: torch.Tensor) -> torch.Tensor:
-        out = gradient.new_zeros(gradient.size(0), self.master.size(1))
-        size, blocks = self._blocks()
-        for some, block in zip(gradient.split(size, dim=1), blocks, strict=True):
-            out.addmm_(some, block.to(self.dtype))
-        return out
-
-    def _blocks(self) -> tuple[int, tuple[torch.Tensor, ...]]:
-        size = self.master.size(0) if self.master.dtype == self.dtype else BLOCK
-        return size, self.master.split(size)
-
-
-@dataclass(frozen=True)
-class WidenedHead:
-    """Takes scores relative to the target's, so that those which matter are near zero, where bf16 is fine-grained.
-
-    As they come, around 20, they would be off by 0.03 each. Columns of ones subtract the target's within the product.
+    In fp32 it is the master itself, whatever that is held in. In bf16 it is a copy with columns of ones, which subtract
+    the target's score from each row's within the product: those that matter are then near zero, where bf16 is
+    fine-grained. As they come, around 20, they would be off by 0.03 each.
     """
 
-    weight: torch.Tensor  # (V, H + PADDING)
+    weight: torch.Tensor  # (V, H), or widened (V, H + PADDING)
+    dtype: torch.dtype
+    size: int  # H
 
     @staticmethod
-    def of(weight: torch.Tensor) -> "WidenedHead":
-        """(V, H) with two columns of ones and some of zeros."""
-        wide = weight.new_zeros(weight.size(0), weight.size(1) + PADDING)
-        wide[:, : weight.size(1)] = weight
-        wide[:, weight.size(1) : weight.size(1) + 2] = 1
-        return WidenedHead(wide)
+    def of(master: torch.Tensor, dtype: torch.dtype) -> "Head":
+        """Of the master (V, H)."""
+        if dtype == torch.float32:
+            return Head(master, dtype, master.size(1))
+        wide = master.new_zeros(master.size(0), master.size(1) + PADDING, dtype=dtype)
+        wide[:, : master.size(1)] = master
+        wide[:, master.size(1) : master.size(1) + 2] = 1
+        return Head(wide, dtype, master.size(1))
 
-    @property
-    def _narrow(self) -> torch.Tensor:
-        return self.weight[:, :-PADDING]
-
-    def scores(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        size = states.size(1)
-        target = torch.linalg.vecdot(states.float(), self._narrow[targets].float())  # (m,)
+    def inputs(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (m, H) and their tokens (m,) -> what the weight's rows are to be multiplied by, (m, H) or widened, and
+        the targets' scores as they will come out of it (m,)."""
+        scores = torch.linalg.vecdot(states.float(), self.weight[targets, : self.size].float())  # (m,)
+        if self.weight.size(1) == self.size:
+            return states, scores
         wide = states.new_zeros(states.size(0), self.weight.size(1))
-        wide[:, :size] = states
+        wide[:, : self.size] = states
         # In two pieces, as one of low precision would not be exact.
-        wide[:, size] = -target
-        wide[:, size + 1] = -target - wide[:, size].float()
-        return torch.nn.functional.linear(wide, self.weight)
+        wide[:, self.size] = -scores
+        wide[:, self.size + 1] = -scores - wide[:, self.size].float()
+        return wide, torch.zeros_like(scores)
 
-    def back(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient @ self._narrow
+    def blocks(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """So many tokens' rows of the weight at a time, in the dtype of products."""
+        for first in range(0, self.weight.size(0), size):
+            part = slice(first, first + size)
+            yield part, self.weight[part].to(self.dtype)
 
 
 class TokenScores(torch.autograd.Function):
@@ -108,47 +76,83 @@ class TokenScores(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logps, entropies, kept = [], [], []
         for some, ids in zip(states.split(chunk), targets.split(chunk), strict=True):
-            scored = fused.token_scores(head.scores(some, ids), ids, temperature)
-            logps.append(scored[0])
-            entropies.append(scored[1])
+            logp, entropy, chances = fused.token_scores(_scores(head, some, ids), ids, temperature)
+            logps.append(logp)
+            entropies.append(entropy)
             if any(ctx.needs_input_grad) and not recompute:
-                kept.append(scored[2])
-        ctx.save_for_backward(states, targets)
+                kept.append(chances)
+            del chances  # else it would live beside the next chunk's
+        logp, entropy = torch.cat(logps), torch.cat(entropies)
+        ctx.save_for_backward(states, targets, logp)
         ctx.head, ctx.master, ctx.temperature, ctx.chunk = head, master, temperature, chunk
-        ctx.kept = None if recompute else kept
-        ctx.recompute = recompute
-        entropy = torch.cat(entropies)
+        ctx.recompute, ctx.kept = recompute, kept
         ctx.mark_non_differentiable(entropy)
-        return torch.cat(logps), entropy
+        return logp, entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        states, targets = ctx.saved_tensors
-        if ctx.kept is None and not ctx.recompute:
+        if ctx.recompute:
+            found = _gradient_by_blocks(ctx, gradient)
+        elif ctx.kept is None:
             raise RuntimeError("The gradient of token scores can be taken once: it overwrites what it needs.")
-        kept, ctx.kept = ctx.kept, None
-        scale = (gradient / ctx.temperature).to(states.dtype)[:, None]  # (M, 1)
-        dstates = torch.empty_like(states)
-        dmaster = None
-        for first in range(0, states.size(0), ctx.chunk):
-            part = slice(first, first + ctx.chunk)
-            some, ids = states[part], targets[part]
-            chances = (
-                fused.token_scores(ctx.head.scores(some, ids), ids, ctx.temperature)[2]
-                if ctx.recompute
-                else kept.pop(0)
-            )  # (m, V)
-            inner = chances.mul_(-scale[part]).scatter_add_(1, ids[:, None], scale[part])
-            dstates[part] = ctx.head.back(inner)
-            if ctx.needs_input_grad[2]:
-                dmaster = _added(dmaster, inner, some)
-        return dstates, None, dmaster if dmaster is None else dmaster.to(ctx.master.dtype), None, None, None, None
+        else:
+            found = _gradient_by_chunks(ctx, gradient)
+        dstates, dmaster = found
+        return dstates, None, dmaster, None, None, None, None
 
 
-def _added(total: torch.Tensor | None, gradient: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """The weight's gradient so far (V, H) and that of a chunk, by its scores (m, V) and states (m, H)."""
-    if total is None:
-        return (gradient.t() @ states).float()
-    if gradient.dtype == total.dtype:
-        return total.addmm_(gradient.t(), states)
-    return total.add_(gradient.t() @ states)
+def _scores(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(m, H) and (m,) -> (m, V), each row's less a number of its own."""
+    inputs, _ = head.inputs(states, targets)
+    if head.weight.dtype == head.dtype:
+        return torch.nn.functional.linear(inputs, head.weight)
+    out = inputs.new_empty(inputs.size(0), head.weight.size(0))
+    for part, block in head.blocks(BLOCK):
+        torch.mm(inputs, block.t(), out=out[:, part])
+    return out
+
+
+def _gradient_by_chunks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of the states and the master, from the probabilities that were kept: a chunk of states at a time."""
+    states, targets, _ = ctx.saved_tensors
+    head, kept, ctx.kept = ctx.head, ctx.kept, None
+    scale = (gradient / ctx.temperature).to(states.dtype)[:, None]  # (M, 1)
+    dstates, dmaster = torch.zeros_like(states), None
+    for first in range(0, states.size(0), ctx.chunk):
+        some = slice(first, first + ctx.chunk)
+        inner = kept.pop(0)  # (m, V)
+        inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
+        for part, block in head.blocks(head.weight.size(0) if head.weight.dtype == head.dtype else BLOCK):
+            dstates[some].addmm_(inner[:, part], block[:, : head.size])
+        if not ctx.needs_input_grad[2]:
+            continue
+        if dmaster is None:
+            dmaster = (inner.t() @ states[some]).float()  # (V, H)
+        elif inner.dtype == torch.float32:
+            dmaster.addmm_(inner.t(), states[some])
+        else:
+            dmaster.add_(inner.t() @ states[some])
+    return dstates, None if dmaster is None else dmaster.to(ctx.master.dtype)
+
+
+def _gradient_by_blocks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The same from scores that are computed again: a block of the vocabulary at a time, for all states."""
+    states, targets, logps = ctx.saved_tensors
+    head, master = ctx.head, ctx.master
+    inputs, target_scores = head.inputs(states, targets)
+    totals = target_scores / ctx.temperature - logps  # (M,) log-sums of the exps of scores over the temperature
+    scale = (gradient / ctx.temperature)[:, None]  # (M, 1)
+    dstates, dmaster = torch.zeros_like(states), None
+    if ctx.needs_input_grad[2]:
+        dmaster = master.new_empty(master.shape)
+    rows = torch.arange(states.size(0))
+    for part, block in head.blocks(BLOCK):
+        scores = (inputs @ block.t()).float()  # (M, B)
+        inner = scores.div_(ctx.temperature).sub_(totals[:, None]).exp_().mul_(-scale)
+        here = (targets >= part.start) & (targets < part.start + block.size(0))
+        inner[rows[here], targets[here] - part.start] += scale[here, 0]
+        inner = inner.to(states.dtype)
+        dstates.addmm_(inner, block[:, : head.size])
+        if dmaster is not None:
+            dmaster[part] = inner.t() @ states
+    return dstates, dmaster

@@ -42,6 +42,33 @@ class MasterLinear(torch.autograd.Function):
         return dx, None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
 
 
+class AddAdapter(torch.autograd.Function):
+    """(out (N, outs), x (N, in), down (r, in), up (size, r), scale, first) -> out + scale * x @ down.T @ up.T.
+
+    In place, and to `size` columns of out, from the `first` on.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, out: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float, first: int
+    ) -> torch.Tensor:
+        low = x @ down.to(x.dtype).t()  # (N, r)
+        out[:, first : first + up.size(0)].addmm_(low, up.to(x.dtype).t(), alpha=scale)
+        ctx.mark_dirty(out)
+        ctx.save_for_backward(x, low, down, up)
+        ctx.scale, ctx.first = scale, first
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, low, down, up = ctx.saved_tensors
+        some = gradient[:, ctx.first : ctx.first + up.size(0)]  # (N, size)
+        dlow = (some @ up.to(x.dtype)).mul_(ctx.scale)  # (N, r)
+        dx = dlow @ down.to(x.dtype) if ctx.needs_input_grad[1] else None
+        dup = (some.t() @ low).mul_(ctx.scale)
+        return gradient, dx, (dlow.t() @ x).to(down.dtype), dup.to(up.dtype), None, None
+
+
 class AddNorm(torch.autograd.Function):
     """(x (n, H) fp32, delta (n, H) or None, weight (H,), eps, dtype) -> x + delta, and its RMSNorm in `dtype`."""
 
@@ -61,6 +88,29 @@ class AddNorm(torch.autograd.Function):
         dx, dweight = fused.norm_backward(gradient.contiguous(), x, weight.detach(), scales)
         dx.add_(passed)
         return dx, None if ctx.delta is None else dx.to(ctx.delta), dweight.to(weight.dtype), None, None
+
+
+class Kept(torch.autograd.Function):
+    """(x (n, H), delta (n, H) or None, (place (n, H),)) -> x + delta, written to `place`.
+
+    What is kept of each layer for its gradient lies side by side (`places_like`): between the layers' large buffers it
+    would keep the next layer from using their space, and memory would grow by such a buffer a layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, delta: torch.Tensor | None, places: tuple[torch.Tensor]) -> torch.Tensor:
+        ctx.delta = None if delta is None else delta.dtype
+        return places[0].copy_(x) if delta is None else torch.add(x, delta, out=places[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return gradient, None if ctx.delta is None else gradient.to(ctx.delta), None
+
+
+def places_like(x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """`count` tensors of x's kind that lie side by side; not views, as autograd forbids what is done with them."""
+    memory = x.new_empty(count * x.numel()).untyped_storage()
+    return [x.new_empty(0).set_(memory, number * x.numel(), x.shape) for number in range(count)]
 
 
 class SwiGLU(torch.autograd.Function):

@@ -107,7 +107,7 @@ def decode(
         the scores of the next tokens less the level, (n, V).
     """
     step = Step(model.decoder, cache, blocks, lengths, *model.decoder.rope(positions))
-    if step.native and model.addresses is not None:
+    if step.native and model.at_once:
         return _head(model, *_layers_at_once(model, tokens, step), level)
     return _head(model, *_layers(model, tokens, step.attend), level)
 
@@ -134,14 +134,14 @@ def _layers_at_once(model: PackedDecoder, ids: torch.Tensor, step: Step) -> tupl
     decoder, keys, values = model.decoder, step.cache.keys, step.cache.values
     x = functional.embedding(ids, decoder.embedding).float()  # (n, H)
     delta = torch.empty(x.shape, dtype=model.dtype)
-    model.layers[0].qkv.kernels.decode_layers(
-        model.addresses,
+    model.at_once.kernel(
+        model.at_once.addresses,
         len(model.layers),
         model.layers[0].attention_norm.eps,
         x,
         delta,
         x.size(1),
-        model.layers[0].gate_up.outs // 2,
+        model.at_once.inner,
         step.cosines,
         step.sines,
         decoder.attention_scale,

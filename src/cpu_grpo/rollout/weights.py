@@ -1,12 +1,14 @@
 """A decoder's projections laid out for small batches, in the precision that a rollout computes in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from cpu_grpo.decoder import Decoder, Linear, Norm
 from cpu_grpo.hardware import DTYPES
-from cpu_grpo.kernels.products import Narrow, Product, product
+from cpu_grpo.kernels import native
+from cpu_grpo.kernels.products import InPlace, Narrow, Product, product
 
 LEVEL_COLUMNS = 32  # of the head: see forward._head
 
@@ -25,26 +27,45 @@ class PackedLayer:
 
 @dataclass(frozen=True)
 class PackedDecoder:
-    """Copies of the weights as they were when this was made: make another after an update."""
+    """Copies of the weights as they were when this was made: make another after an update.
+
+    Or the weights themselves, where they are shared.
+    """
 
     decoder: Decoder
     dtype: torch.dtype
     layers: tuple[PackedLayer, ...]
     norm: Norm
     head: Product  # takes LEVEL_COLUMNS more than H
-    addresses: torch.Tensor | None  # (layers, 12) for the kernel `decode_layers`; None: it cannot take these layers
+    at_once: "AtOnce | None"  # None: there is no kernel that takes these layers
 
 
-def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
-    """The decoder ready for batches of about `rows` rows; LoRA adapters are merged in.
+@dataclass(frozen=True)
+class AtOnce:
+    """A kernel that decodes through all layers in one call."""
+
+    kernel: Callable[..., None]
+    addresses: torch.Tensor  # (layers, what decode.cpp reads of each)
+    inner: int  # size between gate_up and down
+
+
+def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) -> PackedDecoder:
+    """The decoder ready for batches of about `rows` rows, LoRA adapters included.
 
     Args:
         precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
+        shared: leave the weights where they are: no memory, but slower from some 16 rows on.
     """
     dtype = DTYPES[precision]
 
     def joint(*parts: Linear, level: int = 0) -> Product:
-        return product([part.merged() for part in parts], [part.bias for part in parts], dtype, rows, level)
+        # In bf16 an adapter's small changes would be rounded away, and scores before their level is taken off.
+        apart = shared or any(part.weight.dtype == torch.bfloat16 for part in parts)
+        in_place = shared and not (level and dtype == torch.bfloat16)
+        weights = [part.weight.detach() if apart else part.merged() for part in parts]
+        biases = [part.bias for part in parts]
+        base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
+        return _adapted(base, parts, dtype) if apart and any(part.adapters for part in parts) else base
 
     layers = tuple(
         PackedLayer(
@@ -61,27 +82,59 @@ def packed(decoder: Decoder, precision: str, rows: int) -> PackedDecoder:
     )
     # The level that scores are less goes through the product; more than one column, as that keeps the rows aligned.
     head = joint(decoder.head, level=LEVEL_COLUMNS)
-    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _addresses(layers))
+    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _at_once(layers))
 
 
-def _addresses(layers: tuple[PackedLayer, ...]) -> torch.Tensor | None:
-    """Of what decode.cpp reads of each layer, in its order."""
+def _adapted(base: Product, parts: tuple[Linear, ...], dtype: torch.dtype) -> Product:
+    """The projections' product, and what their adapters add to it."""
+    outs = [part.weight.size(0) for part in parts]
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        out = base(x)
+        for some, part in zip(out.split(outs, dim=1), parts, strict=True):
+            for adapter in part.adapters:
+                low = x @ adapter.down.detach().to(dtype).t()  # (n, r)
+                some.addmm_(low, adapter.up.detach().to(dtype).t(), alpha=adapter.scale)
+        return out
+
+    return product
+
+
+def _at_once(layers: tuple[PackedLayer, ...]) -> AtOnce | None:
     products = [product for layer in layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
     norms = [norm for layer in layers for norm in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm)]
-    if not all(isinstance(product, Narrow) for product in products):
-        return None
-    if len({product.packed.dtype for product in products}) > 1:
-        return None
     if len({norm.eps for norm in norms if norm}) > 1:
         return None
-
-    def of(part: Norm | Narrow | None) -> list[int]:
-        if isinstance(part, Narrow):
-            return [part.packed.data_ptr(), part.bias.data_ptr()]
-        return [part.weight.data_ptr() if part else 0]
-
+    kernel = _kernel(products)
+    if kernel is None:
+        return None
     names = ("attention_norm", "qkv", "q_norm", "k_norm", "o", "mlp_norm", "gate_up", "down")
-    return torch.tensor([[address for name in names for address in of(getattr(layer, name))] for layer in layers])
+    rows = [[address for name in names for address in _addresses(getattr(layer, name))] for layer in layers]
+    return AtOnce(kernel, torch.tensor(rows), layers[0].down.ins)
+
+
+def _kernel(products: list[Product]) -> Callable[..., None] | None:
+    """That takes all these products, if they are of one kind and their weights are stored alike."""
+    if all(isinstance(product, Narrow) for product in products):
+        alike = len({product.packed.dtype for product in products}) == 1
+        return products[0].kernels.decode_layers if alike else None
+    if all(isinstance(product, InPlace) for product in products):
+        weights = [weight for product in products for weight in product.weights]
+        alike = len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
+        kernels = native(products[0].dtype, weights[0].dtype) if alike and products[0].dtype == torch.float32 else None
+        return kernels and kernels.decode_layers_in_place
+    return None
+
+
+def _addresses(part: Norm | Narrow | InPlace | None) -> list[int]:
+    """As decode.cpp has them."""
+    if isinstance(part, Narrow):
+        return [part.packed.data_ptr(), part.bias.data_ptr()]
+    if isinstance(part, InPlace):
+        parts = zip(part.weights, part.biases, strict=True)
+        found = [(w.data_ptr(), 0 if b is None else b.data_ptr(), w.size(0)) for w, b in parts]
+        return [number for three in (found + [(0, 0, 0)] * 2)[:3] for number in three]
+    return [part.weight.data_ptr() if part else 0]
 
 
 def _norm(norm: Norm | None) -> Norm | None:
