@@ -17,7 +17,14 @@ from workloads import NEVER, TRAINING, load, prompts, shape, use_all_cores
 
 from cpu_grpo.hardware import ResourceMonitor
 
-PRECISION = {"ours": {"bf16": True}, "trl fp32": {"bf16": False}, "trl bf16": {"bf16": True}}
+PRECISION = {
+    "ours": {"bf16": True},
+    "ours lean": {"bf16": True},
+    "ours lora": {"bf16": True},
+    "trl fp32": {"bf16": False},
+    "trl bf16": {"bf16": True},
+}
+HELD_IN_BF16 = ("ours lean", "ours lora")
 SMALL = {"prompt_tokens": 16, "completion_tokens": 8}  # of the first warm-up
 
 
@@ -29,7 +36,7 @@ def measure(task: Json) -> Json:
     small = Work(work.prompts, work.completions, **SMALL)
     plan = [small] + [work] * (task["full_warm_ups"] + task["updates"])
     with ResourceMonitor() as monitor, tempfile.TemporaryDirectory() as scratch:
-        model, tokenizer = load(task)
+        model, tokenizer = load(task, torch.bfloat16 if task["engine"] in HELD_IN_BF16 else torch.float32)
         clock = Clock(plan)
         trainer = _trainer(task["engine"], model, tokenizer, plan, scratch, clock)
         clock.watch(trainer)
@@ -96,7 +103,7 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
     texts = [
         text for step, part in enumerate(plan) for text in prompts(tokenizer, part.prompts, part.prompt_tokens, step)
     ]
-    trainer = (CPUGRPOTrainer if engine == "ours" else GRPOTrainer)(
+    trainer = (CPUGRPOTrainer if engine.startswith("ours") else GRPOTrainer)(
         model=model,
         reward_funcs=alternating,
         args=GRPOConfig(
@@ -107,15 +114,31 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
             max_completion_length=work.completion_tokens,
             max_steps=len(plan),
             shuffle_dataset=False,  # each update takes the next prompts
-            **TRAINING,
+            **TRAINING | {"gradient_checkpointing": engine in HELD_IN_BF16},
             **PRECISION[engine],
         ),
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=tokenizer,
         callbacks=[clock],
+        **_scheme(engine, model),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _scheme(engine: str, model: Any) -> dict[str, Any]:
+    """What the trainer of a memory scheme is given besides."""
+    from peft import LoraConfig
+
+    from cpu_grpo.lean import Lean
+    from cpu_grpo.trainer import FastOptions
+
+    options = {"fast": FastOptions(share_weights=True)}
+    if engine == "ours lean":
+        return options | {"optimizers": (Lean(model.parameters(), lr=1e-6), None)}
+    if engine == "ours lora":
+        return options | {"peft_config": LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")}
+    return {}
 
 
 def _check(log: list[Json], plan: list[Work]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import Bench
 from figures import Figure, table
+from memory_rows import memory
 from part_rows import learner, rollout
 from run_rows import cpu_use, time_to_accuracy
 from update_rows import linear, throughput, update, weight_refresh
@@ -42,6 +43,8 @@ ROWS: dict[str, Row] = {
     "rollout_494m": partial(rollout, model="494m"),
     "learner_135m": partial(learner, model="135m"),
     "learner_494m": partial(learner, model="494m"),
+    "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
+    "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),
     "linearity": linear,
     "weight_refresh": weight_refresh,
     "cpu_use": lambda bench: cpu_use(Layout(Path()).training),

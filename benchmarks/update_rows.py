@@ -54,7 +54,7 @@ def throughput(bench: Bench, key: str, model: str, prompts: int, goal: float | N
 def linear(bench: Bench) -> list[Figure]:
     """Updates of 1, 2, 4 and 8 prompts, and the line through their seconds."""
     works = {f"x{prompts}": bench.work(prompts, completion_tokens=64) for prompts in (1, 2, 4, 8)}
-    engines = {name: (bench.repeats, _asking(bench, "135m", work, "ours")) for name, work in works.items()}
+    engines = {name: (bench.repeats, asking(bench, "135m", work, "ours")) for name, work in works.items()}
     runs = bench.measure("linearity", engines)
     samples = {works[name].scored_tokens: _seconds(answers) for name, answers in runs.items() if answers}
     measure, workload = "cost against work", bench.describe("135m", works["x8"]).replace("8 x", "1, 2, 4, 8 x", 1)
@@ -109,13 +109,13 @@ def weight_refresh(bench: Bench) -> list[Figure]:
 
 def _runs(bench: Bench, key: str, model: str, work: Work, others: tuple[str, ...]) -> dict[str, list[Json]]:
     counts = {"ours": bench.repeats} | dict.fromkeys(others, bench.stock_repeats)
-    return bench.measure(key, {name: (count, _asking(bench, model, work, name)) for name, count in counts.items()})
+    return bench.measure(key, {name: (count, asking(bench, model, work, name)) for name, count in counts.items()})
 
 
-def _asking(bench: Bench, model: str, work: Work, engine: str) -> Callable[[], Json]:
+def asking(bench: Bench, model: str, work: Work, engine: str) -> Callable[[], Json]:
     """One timed update. Only ours warms up at full size: a stock update takes minutes."""
     task = bench.task(model) | {"engine": engine, "work": asdict(work), "updates": 1}
-    return lambda: ask("measure_update.py", task | {"full_warm_ups": int(engine == "ours")})
+    return lambda: ask("measure_update.py", task | {"full_warm_ups": int(engine.startswith("ours"))})
 
 
 def _bound(bench: Bench, answers: list[Json], work: Work) -> float | None:

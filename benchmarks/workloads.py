@@ -24,6 +24,31 @@ TRAINING = {  # TRL's settings in every training run that is measured: a log in 
     "dataloader_pin_memory": False,
     "disable_tqdm": True,
 }
+SIZES = {  # of models with random weights
+    "494m": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "vocab_size": 151_936,
+    },
+    "1544m": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "vocab_size": 151_936,
+    },
+}
+TINY = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 128,
+}
 PIECES = [" seven", " red", " apples", " and", " 12", " are", " in", " a", " box", ".", "s", "1"]
 
 
@@ -35,13 +60,13 @@ def use_all_cores() -> None:
 def load(task: Json, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """The model and tokenizer of a task.
 
-    `model` is 135m (SmolLM2, from the directory `base`) or 494m (Qwen2-0.5B's shape with random weights and the
-    tokenizer of `base`); with an empty `base` both are tiny ones of the same architectures.
+    `model` is 135m (SmolLM2, from the directory `base`), 494m or 1544m (the shapes of Qwen2-0.5B and Qwen2.5-1.5B with
+    random weights and the tokenizer of `base`); with an empty `base` all are tiny ones of the same architectures.
     """
     tokenizer = load_tokenizer(Path(task["base"])) if task["base"] else _tiny_tokenizer()
     if task["model"] == "135m" and task["base"]:
         return load_model(Path(task["base"]), dtype)[0], tokenizer
-    return _random_model(task, tokenizer).to(dtype), tokenizer
+    return _random_model(task, tokenizer, dtype), tokenizer
 
 
 def shape(model: Any) -> Shape:
@@ -83,22 +108,17 @@ def _text(tokenizer: Any, tokens: int, draw: random.Random) -> str | None:
     return None
 
 
-def _random_model(task: Json, tokenizer: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+def _random_model(task: Json, tokenizer: Any, dtype: torch.dtype) -> Any:
+    import transformers
 
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    if task["base"]:
-        sizes = {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
-        sizes |= {"intermediate_size": 4864, "vocab_size": 151936}
-    else:
-        sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-        sizes |= {"intermediate_size": 128, "vocab_size": len(tokenizer)}
-    config_class, model_class = {"135m": (LlamaConfig, LlamaForCausalLM), "494m": (Qwen2Config, Qwen2ForCausalLM)}[
-        task["model"]
-    ]
-    config = config_class(**sizes, **special, tie_word_embeddings=True, max_position_embeddings=2048)
+    sizes = SIZES[task["model"]] if task["base"] else TINY | {"vocab_size": len(tokenizer)}
+    family = "Llama" if task["model"] == "135m" else "Qwen2"
+    config = getattr(transformers, f"{family}Config")(
+        **sizes, **special, tie_word_embeddings=True, max_position_embeddings=2048
+    )
     torch.manual_seed(0)
-    return model_class(config).eval()
+    return getattr(transformers, f"{family}ForCausalLM")._from_config(config, dtype=dtype).eval()
 
 
 def _tiny_tokenizer() -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,6 +136,24 @@ def test_a_sweep_leaves_comparable_runs_below_one_parent_and_a_summary(own_probl
     assert sorted(job.data.tags["variant"] for job in jobs) == ["extreme_fast", "ultra_fast"]
     assert len({job.data.tags["mlflow.parentRunId"] for job in jobs}) == 1
     assert all({"reward", "grad_norm", "tokens_per_second"} <= set(job.data.metrics) for job in jobs)
+
+
+@pytest.mark.parametrize("scheme", ["lean", "lora"])
+def test_memory_schemes_leave_a_model_of_half_the_size_that_evaluates(own_problems, tiny_directory, workspace, scheme):
+    common = ["model=path", f"model.path={tiny_directory}", "task=jsonl", f"task.path={own_problems}"]
+    common += ["task.train=16", "task.validation=8", "task.test=8", "task.max_completion_length=2"]
+    sizes = ["trainer.max_steps=2", "trainer.per_device_train_batch_size=16", "trainer.max_completion_length=4"]
+    must("train", "variant=ultra_fast", f"memory={scheme}", "trainer.learning_rate=0.01", *common, *sizes)
+    figures = json.loads(next((workspace / "outputs").rglob("ultra_fast.json")).read_text())
+    assert figures["memory"] == scheme
+    trained = next((workspace / "outputs").rglob("models/ultra_fast"))
+    small, large = (directory / "model.safetensors" for directory in (trained, tiny_directory))
+    assert small.stat().st_size < 0.6 * large.stat().st_size
+    before, after = load_file(large), load_file(small)
+    assert before.keys() == after.keys()
+    moved = [name for name, weight in after.items() if not weight.equal(before[name].bfloat16())]
+    assert len(moved) == len(after) if scheme == "lean" else all("_proj" in name for name in moved) and len(moved) == 14
+    assert "ultra_fast: " in must("evaluate", *common, f"evaluation.models=[{trained}]")
 
 
 def test_a_model_without_a_chat_template_gets_plain_prompts_and_a_notice(own_problems, tiny_directory, workspace):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from conftest import tiny_config
 from cpu_grpo import CPUGRPOTrainer, learner
 from cpu_grpo.decoder import Decoder
+from cpu_grpo.lean import Lean
 from cpu_grpo.models import load_model
 from cpu_grpo.trainer import FastOptions
 
@@ -60,6 +61,8 @@ def test_the_overridden_methods_have_trls_signatures():
     for name in ("_compute_loss", "_prepare_inputs"):
         theirs = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
         assert list(inspect.signature(getattr(CPUGRPOTrainer, name)).parameters) == theirs
+    theirs = list(inspect.signature(GRPOTrainer._get_grad_norm).parameters)
+    assert list(inspect.signature(CPUGRPOTrainer._get_grad_norm).parameters) == theirs
     theirs = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     ours = list(inspect.signature(CPUGRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert theirs[: len(ours) - 1] == ours[:-1]  # the rest of theirs is multimodal, and taken by keyword
@@ -153,6 +156,61 @@ def test_lora_updates_equal_stock_trls_and_leave_the_base_alone(tokenizer, tiny_
     assert len(moved) == 4 and min(moved.values()) > 0
     for name, stock in ends[0].items():
         assert (ends[1][name] - stock).abs().max() <= 1e-3 * max(moved.values()), name
+
+
+class Gradients(TrainerCallback):
+    """How many parameters have a gradient when the optimizer's step is due."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.counts.append(sum(parameter.grad is not None for parameter in model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"max_grad_norm": 1e9}],
+    ids=str,
+)
+@pytest.mark.parametrize("budget", [10, 4096])
+def test_lean_updates_within_backward_equal_those_of_stock_trl_after_it(
+    tokenizer, tiny_directory, tmp_path, changes, budget
+):
+    ends, norms, counts = [], [], []
+    for kind in (GRPOTrainer, CPUGRPOTrainer):
+        model, _ = load_model(tiny_directory)
+        options = {"fast": FastOptions(micro_batch_tokens=budget)} if kind is CPUGRPOTrainer else {}
+        options |= {"optimizers": (Lean(model.parameters(), lr=1e-3), None), "callbacks": [gradients := Gradients()]}
+        # One update: its normalised steps make much of rounding, which a second one would start from.
+        changes = {"max_steps": 1, "max_grad_norm": 0} | changes
+        trainer = make(scripted(kind), model, tokenizer, tmp_path, options, **changes)
+        trainer.train()
+        ends.append({name: parameter.detach() for name, parameter in model.named_parameters()})
+        norms.append([entry["grad_norm"] for entry in trainer.state.log_history if "reward" in entry])
+        counts.append(set(gradients.counts))
+    assert counts == [{len(ends[0])}, {0}]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3) and min(norms[0]) > 0
+    start = dict(load_model(tiny_directory)[0].named_parameters())
+    for name, stock in ends[0].items():
+        moved = (stock - start[name]).norm()
+        assert moved > 0
+        assert (ends[1][name] - stock).norm() <= 0.01 * moved, name
+
+
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"max_grad_norm": 0}], ids=str)
+def test_a_model_held_in_bf16_trains_and_its_small_updates_arrive(tokenizer, tiny_directory, tmp_path, changes):
+    model, _ = load_model(tiny_directory, torch.bfloat16)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    options = {"optimizers": (Lean(model.parameters(), lr=1e-4), None)}
+    trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path, options, gradient_checkpointing=True, **changes)
+    trainer.train()
+    weight, start = model.model.layers[0].mlp.up_proj.weight, before["model.layers.0.mlp.up_proj.weight"]
+    # Two updates of about 1e-4 each; where bf16's steps are 1e-3 to 4e-3, a few of a hundred weights make one.
+    steps = (weight - start)[start.abs() > 0.2].float()
+    assert 0.01 < (steps != 0).float().mean() < 0.5
+    assert weight.dtype == torch.bfloat16
+    assert all(entry["grad_norm"] > 0 for entry in trainer.state.log_history if "reward" in entry)
 
 
 def test_masters_keep_updates_too_small_for_bf16(tokenizer, tiny_directory, tmp_path):

@@ -10,7 +10,8 @@ import torch
 from trl import GRPOTrainer
 
 from cpu_grpo.decoder import UnsupportedModel, decoder
-from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
+from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory, release_memory
+from cpu_grpo.lean import Lean
 from cpu_grpo.learner import Rounded, completion_logps
 from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped
 from cpu_grpo.rollout import Completion, Request, Sampling, generate, packed
@@ -27,6 +28,7 @@ class FastOptions:
     micro_batch_tokens: int = 4096  # tokens whose activations exist at a time in the learner
     rows: int = 128  # completions decoded together, at most
     importance_cap: float = 0.0  # truncated importance weights against the rollout's rounding; 0: none
+    share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):
@@ -46,7 +48,7 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        keep_memory()
+        keep_memory(large=not self.args.gradient_checkpointing)
         self.fast = fast or FastOptions()
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: dict[str, Any] | None = None  # the micro-batch that a loss is computed of
@@ -115,6 +117,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         start = time.perf_counter()
+        self._release()
         inputs = (prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
         if self._takes(self._unsupported_rollout, "it does not know images" if images or multimodal_fields else None):
             completions = self._rollout(prompt_ids)
@@ -138,7 +141,7 @@ class CPUGRPOTrainer(GRPOTrainer):
             rows.setdefault(tuple(ids), []).append(row)
         model = decoder(self.accelerator.unwrap_model(self.model))
         groups = generate(
-            packed(model, self.precision, min(self.fast.rows, len(prompt_ids))),
+            packed(model, self.precision, min(self.fast.rows, len(prompt_ids)), self.fast.share_weights),
             [Request(list(prompt), len(members)) for prompt, members in rows.items()],
             Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
             limit=self.max_completion_length,
@@ -179,14 +182,20 @@ class CPUGRPOTrainer(GRPOTrainer):
         training = torch.is_grad_enabled()
         parts = micro_batches(inputs, self.loss_type, self.fast.micro_batch_tokens, training and self.beta == 0)
         logged = {key: len(values) for key, values in self._metrics[self._mode].items()}
-        total = None
+        total, lean = None, self._lean
+        if lean:
+            lean.within_backward = False
         for part, weight in parts:
             if total is not None and training:
                 self.accelerator.backward(total[1])
             self._part = part
+            self._release()
             loss = super()._compute_loss(model, part) * weight
+            self._release()
             total = (loss.detach() if total is None else total[0] + loss.detach(), loss)
         self._merge_metrics(logged, [part["prompt_ids"].size(0) for part, _ in parts])
+        if lean and training:
+            lean.within_backward = self.accelerator.sync_gradients
         value, last = total
         return last + (value - last.detach())
 
@@ -224,6 +233,22 @@ class CPUGRPOTrainer(GRPOTrainer):
         if self._part is not None:
             self._compare_with_rollout(self._part, logps.detach())
         return logps, entropies if compute_entropy else None, None
+
+    @property
+    def _lean(self) -> Lean | None:
+        """The optimizer, if it can update within backward."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        return inner if isinstance(inner, Lean) else None
+
+    def _release(self) -> None:
+        """Between the phases of an update, where memory is to be saved: what one frees, the next can use in part."""
+        if self.args.gradient_checkpointing:
+            release_memory()
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+        if (lean := self._lean) and lean.within_backward:  # its gradients are used and gone
+            return lean.gradient_norm()
+        return super()._get_grad_norm(model, grad_norm)
 
     def _round(self, model: torch.nn.Module, mask: torch.Tensor) -> Rounded:
         """The policy's weights for the completions of a mask (B, T)."""

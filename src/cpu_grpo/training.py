@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpu_grpo.config.schema import Engine, Train
+from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import new_directory, sha256, write_json, write_jsonl, write_text
-from cpu_grpo.hardware import Plan, ResourceMonitor, plan
+from cpu_grpo.hardware import DTYPES, Plan, ResourceMonitor, plan
+from cpu_grpo.kernels.products import FEW
+from cpu_grpo.lean import Lean
+from cpu_grpo.lora import adapters, merged
 from cpu_grpo.models import RECORD, load_model, model_record
 from cpu_grpo.progress import UpdateLog
 from cpu_grpo.rewards import reward_functions
@@ -43,38 +46,56 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
         hardware = plan(config.hardware)
         set_seed(config.seed)
         begin = time.perf_counter()
-        model, tokenizer = load_model(start)
+        model, tokenizer = load_model(start, DTYPES["fp32" if config.memory.scheme == "full" else "bf16"])
         load_seconds = time.perf_counter() - begin
         functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
         with new_directory(target) as directory:
-            trainer = trainer_class(config.engine, hardware)(
+            trainer = trainer_class(config, hardware)(
                 model=model,
                 reward_funcs=functions,
                 args=grpo_config(config, hardware, weights, directory),
                 train_dataset=training_set(config, problems, tokenizer),
                 processing_class=tokenizer,
                 callbacks=[log],
+                **scheme(config, model),
             )
             trainer.remove_callback(PrinterCallback)
             log.watch(trainer)
             begin = time.perf_counter()
             trainer.train()
             train_seconds = time.perf_counter() - begin
+            if config.memory.scheme == "lora":
+                model = merged(trainer.model, config.seed)
             save(model, tokenizer, directory, config, start)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
     return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
 
 
-def trainer_class(engine: Engine, hardware: Plan) -> Callable[..., Any]:
+def scheme(config: Train, model: Any) -> dict[str, Any]:
+    """What the trainer is given for the memory scheme."""
+    settings = config.trainer
+    if config.memory.scheme == "lean":
+        return {
+            "optimizers": (Lean(model.parameters(), settings.learning_rate, settings.weight_decay, config.seed), None)
+        }
+    if config.memory.scheme == "lora":
+        return {"peft_config": adapters(config.memory.lora_rank, config.memory.lora_alpha)}
+    return {}
+
+
+def trainer_class(config: Train, hardware: Plan) -> Callable[..., Any]:
     """What makes the trainer: stock TRL's, or ours with the engine's options."""
+    engine, settings = config.engine, config.trainer
     if engine.name == "trl":
         from trl import GRPOTrainer
 
         return GRPOTrainer
     from cpu_grpo.trainer import CPUGRPOTrainer, FastOptions
 
-    options = FastOptions(hardware.precision, engine.micro_batch_tokens, engine.rows, engine.importance_cap)
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    shared = config.memory.scheme != "full" and min(batch, engine.rows) <= FEW  # where that costs no time
+    options = FastOptions(hardware.precision, engine.micro_batch_tokens, engine.rows, engine.importance_cap, shared)
     return partial(CPUGRPOTrainer, fast=options)
 
 
@@ -112,6 +133,7 @@ def grpo_config(config: Train, hardware: Plan, reward_weights: list[float], dire
 
     settings = asdict(config.trainer)
     settings["min_p"] = settings["min_p"] or None
+    settings["gradient_checkpointing"] |= config.memory.scheme != "full"
     return GRPOConfig(
         **settings,
         output_dir=str(directory),
@@ -172,6 +194,7 @@ def summarise(
         "no_spread_share": _mean(history, "no_spread_share"),
         "clipped_share": _mean(history, "clipped_share"),
         "engine": config.engine.name,
+        "memory": config.memory.scheme,
         "precision": hardware.precision,
         "threads": hardware.threads,
         "fp32_gflops": hardware.fp32_rate,

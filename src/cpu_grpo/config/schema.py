@@ -142,6 +142,20 @@ class Engine:
 
 
 @dataclass
+class Memory:
+    """How a training run holds weights, gradients and the optimizer's state."""
+
+    scheme: str = option(
+        "full",
+        "full: fp32 and AdamW; lean: bf16 rounded at random, gradients and state almost none, layers computed twice; "
+        "lora: adapters on bf16 (give it ten times the learning rate), layers computed twice",
+        choices=("full", "lean", "lora"),
+    )
+    lora_rank: int = option(16, "lora: the adapters' rank", low=1)
+    lora_alpha: float = option(32.0, "lora: the adapters' scale is this by the rank", low=1e-6)
+
+
+@dataclass
 class Variant:
     """A named training recipe."""
 
@@ -187,6 +201,7 @@ class Shared:
     model: Model = field(default_factory=Model)
     task: Task = field(default_factory=Task)
     engine: Engine = field(default_factory=Engine)
+    memory: Memory = field(default_factory=Memory)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking = field(default_factory=Tracking)
 
