@@ -133,11 +133,11 @@ def _scheme(engine: str, model: Any) -> dict[str, Any]:
     from cpu_grpo.lean import Lean
     from cpu_grpo.trainer import FastOptions
 
-    options = {"fast": FastOptions(share_weights=True)}
     if engine == "ours lean":
-        return options | {"optimizers": (Lean(model.parameters(), lr=1e-6), None)}
+        return {"optimizers": (Lean(model.parameters(), lr=1e-6), None)}
     if engine == "ours lora":
-        return options | {"peft_config": LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")}
+        lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        return {"peft_config": lora, "fast": FastOptions(share_weights=True)}
     return {}
 
 

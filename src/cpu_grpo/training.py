@@ -94,7 +94,7 @@ def trainer_class(config: Train, hardware: Plan) -> Callable[..., Any]:
     from cpu_grpo.trainer import CPUGRPOTrainer, FastOptions
 
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    shared = config.memory.scheme != "full" and min(batch, engine.rows) <= FEW  # where that costs no time
+    shared = config.memory.scheme == "lora" and min(batch, engine.rows) <= FEW  # where that costs little time
     options = FastOptions(hardware.precision, engine.micro_batch_tokens, engine.rows, engine.importance_cap, shared)
     return partial(CPUGRPOTrainer, fast=options)
 
