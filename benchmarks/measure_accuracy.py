@@ -75,6 +75,7 @@ class Exam:
     def sit(self) -> None:
         """Counts the right answers of the model as it is now."""
         from cpu_grpo.decoder import decoder
+        from cpu_grpo.prefix import common_prefix
         from cpu_grpo.rollout import Request, Sampling, generate, packed
         from cpu_grpo.tasks.answers import flexible, same
         from cpu_grpo.tasks.prompts import prompt, prompt_ids
@@ -82,7 +83,8 @@ class Exam:
         start = time.time()
         self.training_seconds.append(start - self.started - self.evaluation_seconds)
         asked = [prompt_ids(prompt(p, self.sums, self.tokenizer), self.tokenizer) for p in self.problems]
-        self.prompt_tokens = [len(ids) for ids in asked]
+        shared = common_prefix(asked)  # computed once an update, not once a prompt
+        self.prompt_tokens = [len(ids) - shared + shared / PROMPTS for ids in asked]
         ready = packed(decoder(self.model), self.precision, 128)
         groups = generate(ready, [Request(ids) for ids in asked], Sampling(temperature=0), TOKENS, self.ends, seed=0)
         texts = [self.tokenizer.decode(group[0].ids, skip_special_tokens=True) for group in groups]
