@@ -7,26 +7,12 @@
 #include <immintrin.h>
 #endif
 
-#include "numbers.h"
+#include "vectors.h"
 
 namespace {
 
 // W numbers are a register; SUMS registers of sums leave room for what is added to them.
-#if defined(__AVX512F__)
-constexpr int64_t W = 16, SUMS = 16;
-#elif defined(__AVX__)
-constexpr int64_t W = 8, SUMS = 12;
-#elif defined(__aarch64__)
-constexpr int64_t W = 4, SUMS = 16;
-#else
-constexpr int64_t W = 4, SUMS = 12;
-#endif
-typedef float lanes __attribute__((vector_size(4 * W)));
-typedef uint16_t halves __attribute__((vector_size(2 * W)));
-typedef uint32_t words __attribute__((vector_size(4 * W)));
-// The same at any address. Not by memcpy: gcc would copy 32 bytes through the stack, in halves.
-typedef float lanes_anywhere __attribute__((vector_size(4 * W), aligned(4), may_alias));
-typedef uint16_t halves_anywhere __attribute__((vector_size(2 * W), aligned(2), may_alias));
+constexpr int64_t W = LANES, SUMS = REGISTERS == 32 ? 16 : 12;
 
 // Where the CPU multiplies and adds pairs of bf16, numbers whose products are summed lie next to each other: two features
 // of a key, two positions of a feature of a value. `Factor` is what such a stored number is multiplied by.
@@ -61,13 +47,6 @@ template <int N>
 struct Count {
     static constexpr int value = N;
 };
-
-inline lanes load(const float* p) { return *reinterpret_cast<const lanes_anywhere*>(p); }
-inline lanes load(const bf16* p) {
-    halves x = *reinterpret_cast<const halves_anywhere*>(p);
-    return (lanes)(__builtin_convertvector(x, words) << 16);
-}
-inline void save(float* p, lanes x) { *reinterpret_cast<lanes_anywhere*>(p) = x; }
 
 // sums (R, V vectors) += factors (R, `apart` apart), PAIR of each, times PAIR * V vectors of stored numbers.
 template <int R, int V, typename T>

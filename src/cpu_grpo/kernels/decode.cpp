@@ -112,9 +112,9 @@ void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float
 
 }  // namespace
 
-#define EXPORT(NAME, T, PRODUCT)                                                                                           \
+#define EXPORT(NAME, T, ...)                                                                                           \
     extern "C" void NAME(                                                                                              \
-        const Layer<PRODUCT>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner,     \
+        const Layer<__VA_ARGS__>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner, \
         const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,                 \
         const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompt_layer, \
         const int64_t* prompts, const int64_t* prompt_capacities, int64_t n, int64_t heads, int64_t kv, int64_t d,     \
@@ -124,11 +124,9 @@ void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float
                       capacity);                                                                                       \
     }
 
-using PackedFloat = Packed<float, float>;
-using PackedHalf = Packed<float, bf16>;
-using PackedPairs = Packed<bf16, bf16>;
-EXPORT(decode_layers_fp32_fp32, float, PackedFloat)
-EXPORT(decode_layers_fp32_bf16, float, PackedHalf)
-EXPORT(decode_layers_bf16_bf16, bf16, PackedPairs)
+// The product, last, may have commas in it.
+EXPORT(decode_layers_fp32_fp32, float, Packed<float, float>)
+EXPORT(decode_layers_fp32_bf16, float, Packed<float, bf16>)
+EXPORT(decode_layers_bf16_bf16, bf16, Packed<bf16, bf16>)
 EXPORT(decode_layers_in_place_fp32_fp32, float, InPlace<float>)
 EXPORT(decode_layers_in_place_fp32_bf16, float, InPlace<bf16>)

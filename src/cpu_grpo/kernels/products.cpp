@@ -16,11 +16,7 @@
 namespace {
 
 // ROWS * VECTORS sums and VECTORS weights fill the registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int VECTORS = 3, ROWS = 8;
-#else
-constexpr int VECTORS = 2, ROWS = 6;
-#endif
+constexpr int VECTORS = REGISTERS == 32 ? 3 : 2, ROWS = REGISTERS == 32 ? 8 : 6;
 constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
 constexpr int64_t CACHED = 128;             // rows that stay in the cache while panels pass by
 constexpr int64_t FEW = 2;                  // blocks of rows for which bf16 is widened each time anew
@@ -64,7 +60,7 @@ void some_rows(const float* x, int64_t in, const W* panel, const float* bias, Ne
         for (int v = 0; v < VECTORS; v++) {
             float* to = out + r * outs + LANES * v;
             if (left >= LANES * (v + 1))
-                *reinterpret_cast<anywhere*>(to) = sums[r][v];
+                save(to, sums[r][v]);
             else if (left > LANES * v)
                 std::memcpy(to, &sums[r][v], (left - LANES * v) * sizeof(float));
         }

@@ -7,11 +7,7 @@
 namespace {
 
 // ROWS * OUTS sums and OUTS weights fill the registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int ROWS = 6, OUTS = 4;
-#else
-constexpr int ROWS = 4, OUTS = 3;
-#endif
+constexpr int ROWS = REGISTERS == 32 ? 6 : 4, OUTS = REGISTERS == 32 ? 4 : 3;
 constexpr int64_t CACHED = 1024;  // of the input at a time: a block's rows and weights stay in the nearest cache
 
 inline float sum(lanes x) {
