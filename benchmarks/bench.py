@@ -8,7 +8,11 @@ from pathlib import Path
 from floors import Rates, Shape, Work
 from worker import Json, WorkerFailed, interleaved
 
-ENGINES = {"135m": "SmolLM2-135M", "494m": "Qwen2-0.5B shape, random weights", "1544m": "Qwen2.5-1.5B shape, random"}
+ENGINES = {
+    "135m": "SmolLM2-135M",
+    "494m": "Qwen2-0.5B shape, random weights",
+    "1544m": "Qwen2.5-1.5B shape, random weights",
+}
 Ask = Callable[[], Json]
 
 

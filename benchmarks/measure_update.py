@@ -17,13 +17,6 @@ from workloads import NEVER, TRAINING, load, prompts, shape, use_all_cores
 
 from cpu_grpo.hardware import ResourceMonitor
 
-PRECISION = {
-    "ours": {"bf16": True},
-    "ours lean": {"bf16": True},
-    "ours lora": {"bf16": True},
-    "trl fp32": {"bf16": False},
-    "trl bf16": {"bf16": True},
-}
 HELD_IN_BF16 = ("ours lean", "ours lora")
 SMALL = {"prompt_tokens": 16, "completion_tokens": 8}  # of the first warm-up
 
@@ -115,7 +108,7 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
             max_steps=len(plan),
             shuffle_dataset=False,  # each update takes the next prompts
             **TRAINING | {"gradient_checkpointing": engine in HELD_IN_BF16},
-            **PRECISION[engine],
+            bf16=engine != "trl fp32",
         ),
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=tokenizer,
@@ -128,16 +121,14 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
 
 def _scheme(engine: str, model: Any) -> dict[str, Any]:
     """What the trainer of a memory scheme is given besides."""
-    from peft import LoraConfig
-
     from cpu_grpo.lean import Lean
+    from cpu_grpo.lora import adapters
     from cpu_grpo.trainer import FastOptions
 
     if engine == "ours lean":
         return {"optimizers": (Lean(model.parameters(), lr=1e-6), None)}
     if engine == "ours lora":
-        lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
-        return {"peft_config": lora, "fast": FastOptions(share_weights=True)}
+        return {"peft_config": adapters(rank=16, alpha=32), "fast": FastOptions(share_weights=True)}
     return {}
 
 

@@ -68,10 +68,15 @@ def kernels(request, monkeypatch):
 @pytest.fixture(params=["fp32", "bf16"])
 def narrow_precision(request):
     """Precisions in which this machine has our own products of few rows."""
-    kernels = build.native(DTYPES[request.param])
+    need_narrow_products(DTYPES[request.param])
+    return request.param
+
+
+def need_narrow_products(dtype, stored=None):
+    """Skips a test that is about our own products of few rows where there are none of these dtypes."""
+    kernels = build.native(dtype, stored)
     if not kernels or not kernels.panel:
         pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
-    return request.param
 
 
 @pytest.fixture

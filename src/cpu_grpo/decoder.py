@@ -26,6 +26,13 @@ class Adapter:
     dropout: float
 
 
+def add_adapter(out: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
+    """Adds an adapter's share to a projection's out (N, out) of x (N, in), in place; returns x @ down.T, (N, r)."""
+    low = x @ down.to(x.dtype).t()
+    out.addmm_(low, up.to(x.dtype).t(), alpha=scale)
+    return low
+
+
 @dataclass(frozen=True)
 class Linear:
     """y = x @ weight.T + bias, and what the active adapters add to it."""
@@ -38,7 +45,8 @@ class Linear:
         """The weight with its adapters added, (out, in), outside any gradient."""
         weight = self.weight.detach()
         for adapter in self.adapters:
-            weight = torch.addmm(weight, adapter.up.detach(), adapter.down.detach(), alpha=adapter.scale)
+            up, down = adapter.up.detach().to(weight.dtype), adapter.down.detach().to(weight.dtype)
+            weight = torch.addmm(weight, up, down, alpha=adapter.scale)
         return weight
 
 

@@ -1,5 +1,6 @@
 """The LoRA scheme: adapters on a model that is held in bf16 and does not change, and a model of both at the end."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +26,6 @@ def merged(model: Any, seed: int) -> Any:
     random = torch.Generator().manual_seed(seed)
     for layer in decoder(model).layers:
         for part in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
-            wide = part.weight.detach().float()
-            for adapter in part.adapters:
-                wide = torch.addmm(wide, adapter.up.float(), adapter.down.float(), alpha=adapter.scale)
+            wide = replace(part, weight=part.weight.float()).merged()
             part.weight.copy_(rounded(wide, part.weight.dtype, random))
     return model.unload()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conftest import need_narrow_products
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels import native, products
 from cpu_grpo.kernels.products import product
@@ -20,9 +21,7 @@ PAIRS = [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")]  # what is comput
 def dtypes(request):
     """Those of our own products that this CPU has."""
     pair = tuple(DTYPES[name] for name in request.param)
-    kernels = native(*pair)
-    if not kernels or not kernels.panel:
-        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
+    need_narrow_products(*pair)
     return pair
 
 
@@ -133,8 +132,7 @@ def test_several_weights_and_a_level_lie_side_by_side(precision, held, rows):
 
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_weights_held_in_bf16_take_no_more_memory_than_that(dtype, monkeypatch):
-    if not native(dtype) or not native(dtype).panel:
-        pytest.skip("this CPU has no AVX-512 bf16, or there is no C++ compiler")
+    need_narrow_products(dtype)
     monkeypatch.setattr(products, "_narrow_pays", lambda *_: True)
     laid_out = product([drawn(96, 64, dtype=BF16), drawn(96, 64, dtype=BF16)], [None, None], dtype, 8)
     assert laid_out.packed.dtype == BF16

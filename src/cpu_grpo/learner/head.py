@@ -48,6 +48,11 @@ class Head:
         wide[:, self.size + 1] = -scores - wide[:, self.size].float()
         return wide, torch.zeros_like(scores)
 
+    @property
+    def size_at_once(self) -> int:
+        """Tokens whose rows are taken at a time where memory for more is no matter: all, unless they are converted."""
+        return self.weight.size(0) if self.weight.dtype == self.dtype else BLOCK
+
     def blocks(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """So many tokens' rows of the weight at a time, in the dtype of products."""
         for first in range(0, self.weight.size(0), size):
@@ -104,10 +109,8 @@ class TokenScores(torch.autograd.Function):
 def _scores(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(m, H) and (m,) -> (m, V), each row's less a number of its own."""
     inputs, _ = head.inputs(states, targets)
-    if head.weight.dtype == head.dtype:
-        return torch.nn.functional.linear(inputs, head.weight)
     out = inputs.new_empty(inputs.size(0), head.weight.size(0))
-    for part, block in head.blocks(BLOCK):
+    for part, block in head.blocks(head.size_at_once):
         torch.mm(inputs, block.t(), out=out[:, part])
     return out
 
@@ -122,7 +125,7 @@ def _gradient_by_chunks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
         some = slice(first, first + ctx.chunk)
         inner = kept.pop(0)  # (m, V)
         inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
-        for part, block in head.blocks(head.weight.size(0) if head.weight.dtype == head.dtype else BLOCK):
+        for part, block in head.blocks(head.size_at_once):
             dstates[some].addmm_(inner[:, part], block[:, : head.size])
         if not ctx.needs_input_grad[2]:
             continue

@@ -1,4 +1,4 @@
-"""The differentiable pieces of a decoder layer, in a compute dtype over fp32 master weights.
+"""The differentiable pieces of a decoder layer, in a compute dtype over master weights of any.
 
 Each is one autograd node with a hand-written gradient: fewer passes over memory than the chain of nodes that autograd
 would record, and products in the compute dtype whatever the masters' dtype is.
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cpu_grpo.decoder import add_adapter
 from cpu_grpo.kernels import fused
 from cpu_grpo.kernels.products import Product
 
@@ -52,8 +53,7 @@ class AddAdapter(torch.autograd.Function):
     def forward(
         ctx: Any, out: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float, first: int
     ) -> torch.Tensor:
-        low = x @ down.to(x.dtype).t()  # (N, r)
-        out[:, first : first + up.size(0)].addmm_(low, up.to(x.dtype).t(), alpha=scale)
+        low = add_adapter(out[:, first : first + up.size(0)], x, down, up, scale)  # (N, r)
         ctx.mark_dirty(out)
         ctx.save_for_backward(x, low, down, up)
         ctx.scale, ctx.first = scale, first

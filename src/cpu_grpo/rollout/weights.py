@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpu_grpo.decoder import Decoder, Linear, Norm
+from cpu_grpo.decoder import Decoder, Linear, Norm, add_adapter
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels import native
 from cpu_grpo.kernels.products import InPlace, Narrow, Product, product
@@ -65,7 +65,7 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
         weights = [part.weight.detach() if apart else part.merged() for part in parts]
         biases = [part.bias for part in parts]
         base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
-        return _adapted(base, parts, dtype) if apart and any(part.adapters for part in parts) else base
+        return _adapted(base, parts) if apart and any(part.adapters for part in parts) else base
 
     layers = tuple(
         PackedLayer(
@@ -85,7 +85,7 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
     return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _at_once(layers))
 
 
-def _adapted(base: Product, parts: tuple[Linear, ...], dtype: torch.dtype) -> Product:
+def _adapted(base: Product, parts: tuple[Linear, ...]) -> Product:
     """The projections' product, and what their adapters add to it."""
     outs = [part.weight.size(0) for part in parts]
 
@@ -93,8 +93,7 @@ def _adapted(base: Product, parts: tuple[Linear, ...], dtype: torch.dtype) -> Pr
         out = base(x)
         for some, part in zip(out.split(outs, dim=1), parts, strict=True):
             for adapter in part.adapters:
-                low = x @ adapter.down.detach().to(dtype).t()  # (n, r)
-                some.addmm_(low, adapter.up.detach().to(dtype).t(), alpha=adapter.scale)
+                add_adapter(some, x, adapter.down.detach(), adapter.up.detach(), adapter.scale)
         return out
 
     return product
