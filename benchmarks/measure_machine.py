@@ -1,15 +1,13 @@
 """Worker: how fast this machine multiplies matrices and reads memory; and what it is."""
 
 import platform
-import time
 from importlib.metadata import version
 
 import torch
 from worker import Json, serve
 from workloads import use_all_cores
 
-from cpu_grpo.hardware import DTYPES, gemm_rate, usable_cores
-from cpu_grpo.report.provenance import cpu_name
+from cpu_grpo.hardware import DTYPES, bandwidth, cpu_name, gemm_rate, usable_cores
 
 PACKAGES = ("torch", "transformers", "trl")
 
@@ -33,17 +31,6 @@ def peak(precision: str, quick: bool) -> float:
     """GFLOP/s of matrix products: the best of a medium size and of a large square."""
     size = 256 if quick else 4096
     return max(gemm_rate(DTYPES[precision]), gemm_rate(DTYPES[precision], rows=size, size=size))
-
-
-def bandwidth(floats: int, times: int = 5) -> float:
-    """Bytes a second of summing an array of that many fp32 numbers: the best of several."""
-    numbers = torch.ones(floats)
-    best = float("inf")
-    for _ in range(times):
-        start = time.perf_counter()
-        numbers.sum()
-        best = min(best, time.perf_counter() - start)
-    return 4 * floats / best
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cpu_grpo.config.schema import Hardware, Shared
 from cpu_grpo.decoder import UnsupportedModel, decoder
-from cpu_grpo.hardware import DTYPES, ResourceMonitor, plan
+from cpu_grpo.hardware import DTYPES, ResourceMonitor, setup
 from cpu_grpo.models import load_model
 from cpu_grpo.rollout import PackedDecoder, Request, Sampling, generate, packed
 from cpu_grpo.statistics import wilson
@@ -49,7 +49,7 @@ def held_out(config: Shared, problems: list[Problem]) -> list[Problem]:
 def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> tuple[list[Result], dict[str, Any]]:
     """Every problem's result, and the figures: accuracies with 95 % intervals, throughput, memory."""
     with ResourceMonitor() as monitor:
-        hardware = plan(Hardware())
+        hardware = setup(Hardware())
         begin = time.perf_counter()
         model, tokenizer = load_model(directory, DTYPES[hardware.precision])
         load_seconds = time.perf_counter() - begin

@@ -82,6 +82,15 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def cache_directory() -> Path:
+    """Where this user's programs keep what can be made again.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpu-grpo"
+
+
 def require_space(directory: Path, needed: int) -> None:
     """Raises UserError where `directory`'s disk has fewer than `needed` bytes free."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,9 @@ class Run:
                 return
             self._unsent = self._unsent[900:]
 
+    def tag(self, key: str, value: str) -> None:
+        self._try(lambda: self._client.set_tag(self.run_id, key, value))
+
     def artifact(self, path: Path, folder: str = "") -> None:
         self._try(lambda: self._client.log_artifact(self.run_id, str(path), folder or None))
 

@@ -12,7 +12,7 @@ from typing import Any
 from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import new_directory, sha256, write_json, write_jsonl, write_text
-from cpu_grpo.hardware import DTYPES, Plan, ResourceMonitor, plan
+from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup, setup
 from cpu_grpo.kernels.products import FEW
 from cpu_grpo.lean import Lean
 from cpu_grpo.lora import adapters, merged
@@ -43,7 +43,9 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
     from transformers import PrinterCallback, set_seed
 
     with ResourceMonitor() as monitor:
-        hardware = plan(config.hardware)
+        hardware = setup(config.hardware)
+        print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
+        run.tag("hardware", "\n".join(hardware.reasons))
         set_seed(config.seed)
         begin = time.perf_counter()
         model, tokenizer = load_model(start, DTYPES["fp32" if config.memory.scheme == "full" else "bf16"])
@@ -84,7 +86,7 @@ def scheme(config: Train, model: Any) -> dict[str, Any]:
     return {}
 
 
-def trainer_class(config: Train, hardware: Plan) -> Callable[..., Any]:
+def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
     """What makes the trainer: stock TRL's, or ours with the engine's options."""
     engine, settings = config.engine, config.trainer
     if engine.name == "trl":
@@ -127,7 +129,7 @@ def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
     return Dataset.from_list(rows)
 
 
-def grpo_config(config: Train, hardware: Plan, reward_weights: list[float], directory: Path) -> Any:
+def grpo_config(config: Train, hardware: Setup, reward_weights: list[float], directory: Path) -> Any:
     """Our trainer settings as TRL's own config."""
     from trl import GRPOConfig
 
@@ -166,7 +168,7 @@ def summarise(
     config: Train,
     history: list[dict[str, float]],
     monitor: ResourceMonitor,
-    hardware: Plan,
+    hardware: Setup,
     load_seconds: float,
     train_seconds: float,
 ) -> dict[str, Any]:

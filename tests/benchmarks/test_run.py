@@ -16,7 +16,8 @@ import update_rows
 import worker
 
 from conftest import ROOT
-from cpu_grpo import hardware
+from cpu_grpo.hardware import decisions
+from machines import machine
 
 STUB = '''
 """Stands in for vLLM: answers of the right lengths."""
@@ -34,11 +35,16 @@ class LLM:
 '''
 
 
+def made_up_rates(monkeypatch, fp32, bf16):
+    """GFLOP/s of all products."""
+    monkeypatch.setattr(measure_machine, "gemm_rate", lambda dtype, **sizes: bf16 if dtype == torch.bfloat16 else fp32)
+    monkeypatch.setattr(decisions, "probe", lambda threads: machine(fp32, bf16, threads))
+
+
 @pytest.fixture
 def in_process(monkeypatch):
     """Workers run inside this process, which spares their imports, and GEMM rates are made up, half a second each."""
-    for module in (hardware, measure_machine):
-        monkeypatch.setattr(module, "gemm_rate", lambda dtype, **sizes: 300.0 if dtype == torch.bfloat16 else 100.0)
+    made_up_rates(monkeypatch, fp32=100.0, bf16=300.0)
     threads = torch.get_num_threads()
 
     def ask(script, task, python=sys.executable, **environment):
@@ -90,8 +96,7 @@ def test_every_row_is_printed_and_written_and_agrees_with_its_runs(in_process, t
 
 
 def test_where_bf16_is_slow_baselines_are_at_their_best_in_fp32(in_process, monkeypatch, tmp_path):
-    for module in (hardware, measure_machine):
-        monkeypatch.setattr(module, "gemm_rate", lambda dtype, **sizes: 20.0 if dtype == torch.bfloat16 else 100.0)
+    made_up_rates(monkeypatch, fp32=100.0, bf16=20.0)
     out = tmp_path / "bench.json"
     rows = ["update_135m", "rollout_135m"]
     assert run.main(["--quick", "--repeats", "1", "--only", *rows, "--out", str(out)]) == 0

@@ -125,7 +125,7 @@ def test_another_version_or_machine_gets_a_library_of_its_own(fresh, monkeypatch
     pretend_compiler(monkeypatch, tmp_path / "bin", 'echo library > "$out"')
     first = build._compiled()
     assert build._compiled() == first
-    monkeypatch.setattr(build, "_cpu", lambda: "flags: another")
+    monkeypatch.setattr(build, "cpu_flags", lambda: ("another",))
     second = build._compiled()
     changed = tmp_path / "changed.cpp"
     changed.write_text(build.SOURCES[0].read_text() + "// changed")

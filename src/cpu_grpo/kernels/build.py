@@ -4,7 +4,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,9 @@ import warnings
 from pathlib import Path
 
 import torch
+
+from cpu_grpo.files import cache_directory
+from cpu_grpo.hardware import cpu_flags
 
 SOURCES = [
     Path(__file__).parent / name
@@ -93,8 +95,9 @@ def _compiled() -> Path:
     compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
     if sys.platform != "linux" or compiler is None:
         raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
-    parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), FLAGS, compiler, _cpu(), torch.__version__)
-    target = _cache() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
+    # -march=native depends on what the CPU can do, and a cache directory may be shared by different machines.
+    parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), FLAGS, compiler, *cpu_flags(), torch.__version__)
+    target = cache_directory() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
@@ -105,18 +108,6 @@ def _compiled() -> Path:
         finally:
             unfinished.unlink(missing_ok=True)
     return target
-
-
-def _cpu() -> str:
-    """What -march=native depends on: a cache directory may be shared by different machines."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith(("flags", "Features")):
-            return line
-    return platform.processor()
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpu-grpo"
 
 
 def _call(function: object, *arguments: object) -> None:

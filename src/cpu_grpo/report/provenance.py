@@ -2,9 +2,9 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from cpu_grpo.config.schema import Pipeline
+from cpu_grpo.hardware import cpu_name
 from cpu_grpo.report.findings import Row
 from cpu_grpo.report.results import Results
 from cpu_grpo.report.tables import Table
@@ -27,20 +27,10 @@ def provenance_table(rows: list[Row], results: Results, config: Pipeline) -> Tab
             "Versions",
             ", ".join(f"{name} {_version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}",
         ),
-        ("CPU where this report was made", cpu_name()),
+        ("CPU where this report was made", cpu_name() or NOTHING),
         ("Git commit (+: with changes)", git_commit()),
     ]
     return Table("Where the numbers come from.", ["What", "Value"], [[(name,), (value,)] for name, value in lines])
-
-
-def cpu_name() -> str:
-    """The processor's marketing name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():  # platform.processor() is empty or "x86_64" on Linux
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or NOTHING
 
 
 def _weights(results: Results) -> list[tuple[str, str]]:

@@ -1,0 +1,61 @@
+"""What a run used of the CPU and of memory."""
+
+import threading
+import time
+from types import TracebackType
+
+import psutil
+
+from cpu_grpo.hardware.cores import usable_cores
+
+
+class ResourceMonitor:
+    """Peak memory and CPU use of this process over a `with` block, on every operating system.
+
+    `peak_rss` is in bytes, sampled five times a second; `cpu_use` is CPU time over wall time times cores, 0 to 1.
+    """
+
+    def __enter__(self) -> "ResourceMonitor":
+        self._process = psutil.Process()
+        self._cores = usable_cores()
+        self.peak_rss = self._process.memory_info().rss
+        self._begin = (time.perf_counter(), self._cpu_seconds())
+        self._last = self._begin
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.rss()
+        self.wall_seconds = time.perf_counter() - self._begin[0]
+
+    @property
+    def cpu_use(self) -> float:
+        """Since the block began."""
+        return self._use(self._begin)
+
+    def cpu_use_since_last(self) -> float:
+        """Since this was last asked (the block's start at first)."""
+        use, self._last = self._use(self._last), (time.perf_counter(), self._cpu_seconds())
+        return use
+
+    def rss(self) -> int:
+        """Bytes of memory held now."""
+        now = self._process.memory_info().rss
+        self.peak_rss = max(self.peak_rss, now)
+        return now
+
+    def _use(self, since: tuple[float, float]) -> float:
+        wall = time.perf_counter() - since[0]
+        return (self._cpu_seconds() - since[1]) / (wall * self._cores) if wall > 0 else 0.0
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.2):
+            self.rss()

@@ -1,0 +1,53 @@
+"""The memory that is left to a process, by the system and by its control groups."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from cpu_grpo.hardware import available_memory
+
+GB = 2**30
+
+
+def group(path, limit, used, droppable, version=2):
+    """A memory group's files."""
+    limit_file, usage_file, statistic = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    return {
+        f"sys/fs/cgroup/{path}/{limit_file}": str(limit),
+        f"sys/fs/cgroup/{path}/{usage_file}": str(used),
+        f"sys/fs/cgroup/{path}/memory.stat": f"active_file 12345\n{statistic} {droppable}\nanon 0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        (None, {}, 10 * GB),
+        ("0::/", {}, 10 * GB),
+        ("0::/a", group("a", "max", 3 * GB, 0), 10 * GB),
+        ("0::/a", group("a", 4 * GB, 3 * GB, 0), GB),
+        ("0::/a", group("a", 4 * GB, 3 * GB, 2 * GB), 3 * GB),
+        ("0::/a", group("a", 40 * GB, 3 * GB, 0), 10 * GB),
+        ("0::/a", group("a", 4 * GB, 5 * GB, 0), 0),
+        # A group above may have less left than the own one.
+        ("0::/a/b", group("a/b", 8 * GB, GB, 0) | group("a", 4 * GB, 2 * GB, 0), 2 * GB),
+        ("0::/a/b", group("a/b", 8 * GB, 7 * GB, 0) | group("a", 40 * GB, 2 * GB, 0), GB),
+        # Inside a container the path may be the host's, and the mount's top the own group.
+        ("0::/docker/1f", group("", 2 * GB, GB, 0), GB),
+        ("4:memory:/x\n2:cpu:/y", group("memory/x", 4 * GB, 3 * GB, GB, version=1), 2 * GB),
+        ("4:memory:/x\n2:cpu:/y", group("cpu/y", GB, 0, 0, version=1), 10 * GB),
+        ("4:memory:/", group("memory", 9223372036854771712, 3 * GB, GB, version=1), 10 * GB),
+    ],
+)
+def test_available_memory_is_the_least_that_is_left(system, monkeypatch, groups, files, left):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10 * GB))
+    root = system([0], files | ({"proc/self/cgroup": groups} if groups else {}))
+    assert available_memory(root) == left
+
+
+def test_this_system_has_memory_left():
+    assert 0 < available_memory() <= psutil.virtual_memory().total
