@@ -136,6 +136,9 @@ def test_a_sweep_leaves_comparable_runs_below_one_parent_and_a_summary(own_probl
     assert sorted(job.data.tags["variant"] for job in jobs) == ["extreme_fast", "ultra_fast"]
     assert len({job.data.tags["mlflow.parentRunId"] for job in jobs}) == 1
     assert all({"reward", "grad_norm", "tokens_per_second"} <= set(job.data.metrics) for job in jobs)
+    reasons = [reason for job in jobs for reason in job.data.tags["hardware"].splitlines()]
+    assert {reason.split()[0] for reason in reasons} == {"threads", "precision"}
+    assert all(f"hardware: {reason}\n" in shown for reason in reasons)
 
 
 @pytest.mark.parametrize("scheme", ["lean", "lora"])

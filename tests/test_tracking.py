@@ -48,6 +48,7 @@ def test_the_stages_of_a_pipeline_run_share_a_parent(config):
 def test_params_metrics_and_tags_arrive(config):
     with start_run(config, "r", "train", "", {"variant": "v"}) as run:
         run.params(config)
+        run.tag("hardware", "threads 2")
         for step in (1, 2):
             run.metrics({"reward": step / 4, "kl": 0.5}, step)
         run.table([{"completion": "a"}, {"completion": "b"}], "samples.json")
@@ -55,7 +56,8 @@ def test_params_metrics_and_tags_arrive(config):
     assert found.info.status == "FINISHED"
     assert found.data.params["tracking.experiment"] == "test"
     assert found.data.metrics["reward"] == 0.5
-    assert found.data.tags["variant"] == "v" and found.data.tags["version.trl"] == "1.16.0"
+    assert found.data.tags["variant"] == "v" and found.data.tags["hardware"] == "threads 2"
+    assert found.data.tags["version.trl"] == "1.16.0"
     client = MlflowClient(tracking.LOCAL_STORE)
     assert [m.value for m in client.get_metric_history(found.info.run_id, "reward")] == [0.25, 0.5]
     assert {"config.json", "samples.json"} <= {item.path for item in client.list_artifacts(found.info.run_id)}
