@@ -242,6 +242,24 @@ def test_equal_scores_have_the_entropy_of_their_number(kernels, dtype):
         close(logps, torch.full((2,), -math.log(100)), atol=1e-2)
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("parts", [[259], [100, 159], [16, 1, 242]])
+@each_layout
+def test_gradients_of_scores_part_by_part_are_autograds(kernels, dtype, parts, temperature, lay):
+    scores = 3 * random(17, 259, dtype=dtype)
+    targets = torch.randint(259, (17,), generator=torch.Generator().manual_seed(1))
+    scale = random(17, seed=2)
+    wide = scores.double().requires_grad_()
+    logps = (wide / temperature).log_softmax(dim=-1)
+    logps.gather(1, targets[:, None]).squeeze(1).mul(scale.double() * temperature).sum().backward()
+    totals = (scores.double() / temperature).logsumexp(dim=-1).float()
+    found, first = [], 0
+    for part in scores.split(parts, dim=1):
+        found.append(fused.score_gradient(lay(part.clone()), targets - first, totals, scale, temperature))
+        first += part.size(1)
+    close(torch.cat(found, dim=1), wide.grad)
+
+
 @pytest.mark.parametrize("allowed", [1, 2, 30])
 def test_forbidden_tokens_have_no_share(kernels, dtype, allowed):
     scores = random(3, 40, dtype=dtype)
@@ -282,6 +300,9 @@ PASSES = {
         stored(2, 12, 11, dtype=d), naive_weights(random(2, 12, 11), 1.0, 4).bfloat16().to(d), 0.3, 4
     ),
     "token_scores": lambda d: fused.token_scores(stored(9, 50, dtype=d), torch.arange(9), 0.7),
+    "score_gradient": lambda d: fused.score_gradient(
+        stored(9, 50, dtype=d), torch.arange(-4, 5), 5 + random(9, seed=1), random(9, seed=2), 0.7
+    ),
 }
 
 

@@ -78,7 +78,7 @@ def test_narrow_products_keep_a_copy_and_take_strided_rows(narrow, dtype, stored
     right(multiply(x), x, kept, None)
 
 
-IN_PLACE = [(*pair, 0) for pair in PAIRS] + [("bf16", "fp32", 0), ("fp32", "fp32", 32), ("fp32", "bf16", 32)]
+IN_PLACE = [(*pair, level) for pair in (*PAIRS, ("bf16", "fp32")) for level in (0, 32)]
 
 
 @pytest.mark.parametrize(("precision", "stored", "level"), IN_PLACE)
@@ -87,13 +87,29 @@ IN_PLACE = [(*pair, 0) for pair in PAIRS] + [("bf16", "fp32", 0), ("fp32", "fp32
 def test_products_with_weights_where_they_lie_are_right(kernels, precision, stored, rows, outs, ins, level):
     dtype = DTYPES[precision]
     weights = [drawn(size, ins, seed=size, dtype=DTYPES[stored]) for size in (outs, 3)]
-    biases = [None, drawn(3, seed=2, dtype=DTYPES[stored])]
+    # Torch is given the sum of bias and level in the dtype; nothing in a model has both.
+    bias = torch.zeros(3) if level and dtype == BF16 else drawn(3, seed=2, dtype=torch.float32)
+    biases = [None, bias.to(DTYPES[stored])]
     x = drawn(rows, ins + level, dtype=dtype)
     found = products.InPlace.of(dtype, weights, biases, level)(x)
     joined = torch.cat(weights).to(dtype)
     if level:
-        joined = torch.cat([joined, torch.ones(outs + 3, 1), torch.zeros(outs + 3, level - 1)], dim=1)
+        joined = torch.cat([joined, joined.new_ones(outs + 3, 1), joined.new_zeros(outs + 3, level - 1)], dim=1)
     right(found, x, joined, torch.cat([torch.zeros(outs), biases[1].float()]))
+
+
+def test_a_level_leaves_small_numbers_that_bf16_can_tell_apart(kernels):
+    """Products around 30 less 30: rounded before, they would be off by up to 0.06."""
+    weight = drawn(300, 64, seed=1, dtype=BF16)
+    weight[:, 0] = 30
+    for rows in (4, 100):
+        x = drawn(rows, 64, dtype=BF16) / 8
+        x[:, 0] = 1
+        level = torch.full((rows, 32), -30.0, dtype=BF16)
+        found = products.InPlace.of(BF16, [weight], [None], 32)(torch.cat([x, level], dim=1))
+        wanted = x.double() @ weight.double().t() - 30
+        assert wanted.abs().max() < 8
+        torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=1e-4)
 
 
 def test_products_with_weights_where_they_lie_follow_them(kernels):

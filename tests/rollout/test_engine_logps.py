@@ -1,5 +1,6 @@
 """Log-probs of sampled tokens against plain forward passes, and samples against the softmax, which a bias breaks."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from conftest import with_lora
+from conftest import need_narrow_products, with_lora
 from cpu_grpo import rollout
 from cpu_grpo.decoder import decoder
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels import native, products
+from cpu_grpo.kernels.products import InPlace
 from cpu_grpo.rollout import Request, Sampling, generate, packed
 from rollouts import (
     ENDS,
@@ -88,11 +90,11 @@ def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16])
-@pytest.mark.parametrize("held", DTYPES)
-def test_layers_with_shared_weights_give_at_once_what_they_give_one_by_one(shaped_model, rows, held):
+@pytest.mark.parametrize(("precision", "held"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_layers_with_shared_weights_give_at_once_what_they_give_one_by_one(shaped_model, precision, rows, held):
     if not native(torch.float32):
         pytest.skip("there is no C++ compiler here")
-    check_at_once(packed(decoder(shaped_model.to(DTYPES[held])), "fp32", rows, shared=True), rows)
+    check_at_once(packed(decoder(shaped_model.to(DTYPES[held])), precision, rows, shared=True), rows)
 
 
 def check_at_once(model, rows):
@@ -121,16 +123,48 @@ def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_mo
 def test_weights_may_be_held_in_bf16_and_shared_and_adapted(any_model, kernels, held, adapted, shared):
     model = any_model.to(DTYPES[held])
     model = with_lora(model) if adapted else model
-    ready = packed(decoder(model), "fp32", 7, shared)
-    completions = generate(ready, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=7)
-    assert differences(model.float(), REQUESTS, completions).abs().max() < 1e-4
+    for precision in DTYPES:
+        ready = packed(decoder(model), precision, 7, shared)
+        completions = generate(ready, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=7)
+        far = differences(copy.deepcopy(model).float(), REQUESTS, completions).abs()
+        assert far.max() < 1e-4 if precision == "fp32" else far.mean() < 0.06
 
 
-def test_shared_weights_take_no_memory(tiny_model):
-    model = packed(decoder(tiny_model), "fp32", 7, shared=True)
-    own = {parameter.data_ptr() for parameter in tiny_model.parameters()}
-    linears = [product for layer in model.layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-    assert {weight.data_ptr() for linear in [*linears, model.head] for weight in linear.weights} <= own
+@pytest.mark.parametrize("rows", [7, 30])
+def test_weights_in_bf16_may_be_read_where_they_lie_by_batches_of_any_size(any_model, kernels, rows):
+    rounded = any_model.bfloat16()
+    ready = packed(decoder(rounded), "bf16", rows, shared=True)
+    completions = generate(ready, REQUESTS, Sampling(), LIMIT, ENDS, seed=0, rows=rows)
+    assert differences(rounded.float(), REQUESTS, completions).abs().mean() < 0.06
+
+
+def in_place(model, packed_model):
+    """Whether all products read the model's own weights."""
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    products = [product for layer in packed_model.layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    products.append(packed_model.head)
+    return all(
+        isinstance(product, InPlace) and {weight.data_ptr() for weight in product.weights} <= own
+        for product in products
+    )
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_shared_weights_take_no_memory(tiny_model, precision):
+    assert in_place(tiny_model, packed(decoder(tiny_model), precision, 7, shared=True))
+
+
+def test_few_rows_are_multiplied_by_weights_where_they_lie_if_both_are_in_bf16(tiny_model):
+    need_narrow_products(torch.bfloat16)
+    for held, precision, rows, shared in [
+        ("fp32", "fp32", 7, False),
+        ("fp32", "bf16", 7, False),
+        ("bf16", "fp32", 7, False),
+        ("bf16", "bf16", 7, True),
+        ("bf16", "bf16", 17, False),
+    ]:
+        model = tiny_model.to(DTYPES[held])
+        assert in_place(model, packed(decoder(model), precision, rows)) == shared
 
 
 def test_a_model_held_in_bf16_is_rounded_no_more_than_one_in_fp32(any_model, kernels):

@@ -33,6 +33,7 @@ SIGNATURES = {
     "causal_softmax": [POINTER, FLOAT, INT, INT, INT],
     "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
+    "score_gradient": [POINTER] * 4 + [FLOAT] + [INT] * 2,
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "squares": [POINTER] * 3 + [INT] * 2,
     "weighted_squares": [POINTER] * 3 + [INT] * 2,
@@ -40,16 +41,14 @@ SIGNATURES = {
     "store": [POINTER] * 4 + [INT] * 4,
     "attend": [POINTER] * 3 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6 + [INT] + [POINTER] * 3 + [INT] * 5,
 }
+DECODE = [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
+DECODE += [POINTER] * 6 + [INT] * 5
 PRODUCT_SIGNATURES = {
     "lay_out": [POINTER, POINTER] + [INT] * 4,
     "narrow_product": [POINTER] * 4 + [INT] * 3,
-    "decode_layers": [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
-    + [POINTER] * 6
-    + [INT] * 5,
-}
-ROW_SIGNATURES = {  # in fp32 only
-    "row_product": [POINTER] * 4 + [INT] * 4,
-    "decode_layers_in_place": PRODUCT_SIGNATURES["decode_layers"],
+    "row_product": [POINTER] * 5 + [INT] * 4,
+    "decode_layers": DECODE,
+    "decode_layers_in_place": DECODE,
 }
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # What is computed in, and what weights are stored in.
@@ -64,8 +63,7 @@ class Native:
 
     def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
         self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
-        products = PRODUCT_SIGNATURES | (ROW_SIGNATURES if suffix == "fp32" else {})
-        for signatures, ending in ((SIGNATURES, suffix), (products, f"{suffix}_{stored}")):
+        for signatures, ending in ((SIGNATURES, suffix), (PRODUCT_SIGNATURES, f"{suffix}_{stored}")):
             for name, signature in signatures.items():
                 function = getattr(library, f"{name}_{ending}")
                 function.argtypes, function.restype = signature, None

@@ -10,8 +10,9 @@ template <typename T>
 struct Kernels;
 template <typename T, typename W>
 constexpr void (*PRODUCT)(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t) = nullptr;
-template <typename W>
-constexpr void (*ROW_PRODUCT)(const float*, const W*, const float*, float*, int64_t, int64_t, int64_t, int64_t) = nullptr;
+template <typename T, typename W>
+constexpr void (*ROW_PRODUCT)(const T*, const W*, const float*, const float*, T*, int64_t, int64_t, int64_t,
+                              int64_t) = nullptr;
 
 #define DECLARE(T, SUFFIX)                                                                                             \
     extern "C" {                                                                                                       \
@@ -27,23 +28,21 @@ constexpr void (*ROW_PRODUCT)(const float*, const W*, const float*, float*, int6
         static constexpr auto swiglu = swiglu_##SUFFIX;                                                                \
         static constexpr auto attend = attend_##SUFFIX;                                                                \
     };
-#define DECLARE_PRODUCT(T, W, SUFFIX)                                                                                  \
-    extern "C" void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);          \
+#define DECLARE_PRODUCTS(T, W, SUFFIX)                                                                                 \
+    extern "C" {                                                                                                       \
+    void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);                     \
+    void row_product_##SUFFIX(const T*, const W*, const float*, const float*, T*, int64_t, int64_t, int64_t, int64_t); \
+    }                                                                                                                  \
     template <>                                                                                                        \
-    constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;
-#define DECLARE_ROW_PRODUCT(W, SUFFIX)                                                                                 \
-    extern "C" void row_product_##SUFFIX(const float*, const W*, const float*, float*, int64_t, int64_t, int64_t,      \
-                                         int64_t);                                                                     \
+    constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;                                                            \
     template <>                                                                                                        \
-    constexpr auto ROW_PRODUCT<W> = row_product_##SUFFIX;
+    constexpr auto ROW_PRODUCT<T, W> = row_product_##SUFFIX;
 
 DECLARE(float, fp32)
 DECLARE(bf16, bf16)
-DECLARE_PRODUCT(float, float, fp32_fp32)
-DECLARE_PRODUCT(float, bf16, fp32_bf16)
-DECLARE_PRODUCT(bf16, bf16, bf16_bf16)
-DECLARE_ROW_PRODUCT(float, fp32_fp32)
-DECLARE_ROW_PRODUCT(bf16, fp32_bf16)
+DECLARE_PRODUCTS(float, float, fp32_fp32)
+DECLARE_PRODUCTS(float, bf16, fp32_bf16)
+DECLARE_PRODUCTS(bf16, bf16, bf16_bf16)
 
 namespace {
 
@@ -58,16 +57,16 @@ struct Packed {
 };
 
 // Up to three weights side by side where they lie, and their biases, as row_product takes them; of size 0: there is none.
-template <typename W>
+template <typename T, typename W>
 struct InPlace {
     struct {
         const W* weights;
         const float* bias;
         int64_t size;
     } parts[3];
-    void operator()(const std::vector<float>& x, float* out, int64_t n, int64_t outs) const {
+    void operator()(const std::vector<T>& x, T* out, int64_t n, int64_t outs) const {
         for (auto& part : parts) {
-            ROW_PRODUCT<W>(x.data(), part.weights, part.bias, out, n, int64_t(x.size()) / n, part.size, outs);
+            ROW_PRODUCT<T, W>(x.data(), part.weights, part.bias, nullptr, out, n, int64_t(x.size()) / n, part.size, outs);
             out += part.size;
         }
     }
@@ -128,5 +127,6 @@ void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float
 EXPORT(decode_layers_fp32_fp32, float, Packed<float, float>)
 EXPORT(decode_layers_fp32_bf16, float, Packed<float, bf16>)
 EXPORT(decode_layers_bf16_bf16, bf16, Packed<bf16, bf16>)
-EXPORT(decode_layers_in_place_fp32_fp32, float, InPlace<float>)
-EXPORT(decode_layers_in_place_fp32_bf16, float, InPlace<bf16>)
+EXPORT(decode_layers_in_place_fp32_fp32, float, InPlace<float, float>)
+EXPORT(decode_layers_in_place_fp32_bf16, float, InPlace<float, bf16>)
+EXPORT(decode_layers_in_place_bf16_bf16, bf16, InPlace<bf16, bf16>)

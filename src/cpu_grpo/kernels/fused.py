@@ -15,7 +15,8 @@ def add_norm(
     Returns:
         x * scale * weight, (n, H) in `dtype`, and scale, (n,) in fp32.
     """
-    wide = x.dtype == weight.dtype == torch.float32 and (delta is None or delta.dtype == dtype)
+    weight = weight.float()
+    wide = x.dtype == torch.float32 and (delta is None or delta.dtype == dtype)
     if wide and (kernels := native(dtype)) and _simple(x, delta, weight):
         out, scales = torch.empty(x.shape, dtype=dtype), torch.empty(x.size(0))
         kernels.norm(x, delta, weight, eps, out, scales, x.size(0), x.size(1))
@@ -30,8 +31,8 @@ def norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of RMSNorm's input (n, H) and weight (H,), in fp32."""
-    wide = x.dtype == weight.dtype == torch.float32
-    if wide and (kernels := native(gradient.dtype)) and _simple(gradient, x, weight, scales):
+    weight = weight.float()
+    if x.dtype == torch.float32 and (kernels := native(gradient.dtype)) and _simple(gradient, x, weight, scales):
         parts = min(64, x.size(0))
         dx, dweight = torch.empty_like(x), torch.zeros(parts, x.size(1))
         kernels.norm_backward(gradient, x, weight, scales, dx, dweight, x.size(0), x.size(1), parts)
@@ -110,6 +111,25 @@ def token_scores(
     logps = (wide.gather(1, targets[:, None]) - total).squeeze(1)
     entropies = total.squeeze(1) - torch.linalg.vecdot(chances, wide.clamp(min=torch.finfo(torch.float32).min))
     return logps, entropies, chances.to(scores.dtype)
+
+
+def score_gradient(
+    scores: torch.Tensor, targets: torch.Tensor, totals: torch.Tensor, scale: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """The gradient of scores (m, B) of a part of the vocabulary, in their place, given that of the targets' log-probs.
+
+    Args:
+        targets: (m,) int64, counted from the part's first token; outside 0 to B for those of other parts.
+        totals: (m,) fp32, log-sums of the exps of all scores over the temperature.
+        scale: (m,) fp32, the log-probs' gradient over the temperature.
+    """
+    if (kernels := native(scores.dtype)) and _simple(scores, targets, totals, scale):
+        kernels.score_gradient(scores, targets, totals, scale, 1 / temperature, *scores.shape)
+        return scores
+    inner = (scores.float() / temperature).sub_(totals[:, None]).exp_().mul_(-scale[:, None])
+    here = ((targets >= 0) & (targets < scores.size(1))).nonzero().squeeze(1)
+    inner[here, targets[here]] += scale[here]
+    return scores.copy_(inner)
 
 
 def _simple(*tensors: torch.Tensor | None) -> bool:

@@ -173,6 +173,23 @@ void token_scores(T* scores, const int64_t* targets, float inverse, float* logps
     }
 }
 
+// scores (n, v), in place to scale (n,) times the gradient of the targets' log-probs: 1 at targets (n,), where they are among
+// the v, less the probabilities. totals (n,) are the logs of the sums of exps over the whole vocabulary.
+template <typename T>
+void score_gradient(T* scores, const int64_t* targets, const float* totals, const float* scale, float inverse, int64_t n,
+                    int64_t v) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        T* row = scores + i * v;
+        float total = totals[i], by = scale[i];
+        bool here = targets[i] >= 0 && targets[i] < v;
+        float of_target = here ? by - by * exponential(wide(row[targets[i]]) * inverse - total) : 0;
+#pragma omp simd
+        for (int64_t j = 0; j < v; j++) put(row[j], -by * exponential(wide(row[j]) * inverse - total));
+        if (here) put(row[targets[i]], of_target);
+    }
+}
+
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                                              \
@@ -202,6 +219,10 @@ void token_scores(T* scores, const int64_t* targets, float inverse, float* logps
     extern "C" void token_scores_##SUFFIX(T* scores, const int64_t* targets, float inverse, float* logps,              \
                                           float* entropies, int64_t n, int64_t v) {                                    \
         token_scores(scores, targets, inverse, logps, entropies, n, v);                                                \
+    }                                                                                                                  \
+    extern "C" void score_gradient_##SUFFIX(T* scores, const int64_t* targets, const float* totals,                    \
+                                            const float* scale, float inverse, int64_t n, int64_t v) {                 \
+        score_gradient(scores, targets, totals, scale, inverse, n, v);                                                 \
     }
 
 EXPORT(float, fp32)

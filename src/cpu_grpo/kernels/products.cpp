@@ -8,11 +8,6 @@
 
 #include "vectors.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#define PAIRS_OF_BF16
-#include <immintrin.h>
-#endif
-
 namespace {
 
 // ROWS * VECTORS sums and VECTORS weights fill the registers.

@@ -101,15 +101,21 @@ class Narrow:
         return out
 
 
+def as_fast(dtype: torch.dtype, weights: list[torch.Tensor]) -> bool:
+    """Whether products in `dtype` of up to FEW rows are about as fast with the weights where they lie."""
+    kernels = native(dtype)
+    return bool(kernels and kernels.panel) and {dtype, *(weight.dtype for weight in weights)} == {torch.bfloat16}
+
+
 @dataclass(frozen=True)
 class InPlace:
-    """Products in `dtype` with weights where they lie, without a copy of any: those of another dtype are converted each
-    time, by rows.cpp while few rows are multiplied (docs/log.md has its speed)."""
+    """Products in `dtype` with weights where they lie, without a copy of any: by rows.cpp while few rows are multiplied
+    (docs/log.md has its speed), else by torch, for which weights of another dtype are converted each time."""
 
     dtype: torch.dtype
     weights: tuple[torch.Tensor, ...]  # (outs, in) each
-    biases: tuple[torch.Tensor | None, ...]  # (outs,) each
-    level: int  # see `product`; in fp32 only, as it is added to what has been rounded
+    biases: tuple[torch.Tensor | None, ...]  # (outs,) each, in fp32
+    level: int  # see `product`
 
     @property
     def ins(self) -> int:
@@ -118,21 +124,39 @@ class InPlace:
     @staticmethod
     def of(dtype: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0) -> "InPlace":
         """See `product`."""
-        wide = (None if bias is None else bias.detach().to(dtype) for bias in biases)
+        wide = (None if bias is None else bias.detach().float() for bias in biases)
         return InPlace(dtype, tuple(weight.detach() for weight in weights), tuple(wide), level)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         outs = [weight.size(0) for weight in self.weights]
         out, rows = x.new_empty(x.size(0), sum(outs)), x[:, : self.ins].contiguous()
+        level = x[:, self.ins].float().contiguous() if self.level else None  # (n,)
         for some, weight, bias in zip(out.split(outs, dim=1), self.weights, self.biases, strict=True):
-            kernels = native(self.dtype, weight.dtype) if self.dtype == torch.float32 else None
+            kernels = native(self.dtype, weight.dtype)
             if kernels and x.size(0) <= FEW and weight.is_contiguous():
-                kernels.row_product(rows, weight, bias, some, *rows.shape, weight.size(0), out.size(1))
-            elif bias is None:
-                torch.mm(rows, weight.to(self.dtype).t(), out=some)
+                kernels.row_product(rows, weight, bias, level, some, *rows.shape, weight.size(0), out.size(1))
             else:
-                torch.addmm(bias, rows, weight.to(self.dtype).t(), out=some)
-        return out.add_(x[:, self.ins : self.ins + 1]) if self.level else out
+                add_product(some, rows, weight, bias, level)
+        return out
+
+
+def add_product(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    level: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Fills out (n, outs) with x (n, in) @ weight (outs, in).T + bias (outs,) + level (n, 1 to each row), by torch.
+
+    A level near what the products come to leaves small numbers: they are summed up in fp32 and rounded once, so bf16
+    tells them apart where it could not tell the products.
+    """
+    weight = weight.to(x.dtype).t()
+    if bias is None and level is None:
+        return torch.mm(x, weight, out=out)
+    out.copy_(sum(start for start in (bias, None if level is None else level[:, None]) if start is not None))
+    return out.addmm_(x, weight)
 
 
 def library_product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:

@@ -2,6 +2,13 @@
 #pragma once
 #include "numbers.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define PAIRS_OF_BF16  // there is an instruction that multiplies pairs of bf16 and adds them up in fp32
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)

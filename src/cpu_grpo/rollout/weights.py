@@ -8,7 +8,7 @@ import torch
 from cpu_grpo.decoder import Decoder, Linear, Norm, add_adapter
 from cpu_grpo.hardware import DTYPES
 from cpu_grpo.kernels import native
-from cpu_grpo.kernels.products import InPlace, Narrow, Product, product
+from cpu_grpo.kernels.products import FEW, InPlace, Narrow, Product, as_fast, product
 
 LEVEL_COLUMNS = 32  # of the head: see forward._head
 
@@ -54,17 +54,20 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
 
     Args:
         precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
-        shared: leave the weights where they are: no memory, but slower from some 16 rows on.
+        shared: leave the weights where they are: no memory, but slower from some 16 rows on. For fewer rows, weights in
+            bf16 stay there for products in bf16 anyway.
     """
     dtype = DTYPES[precision]
 
     def joint(*parts: Linear, level: int = 0) -> Product:
-        # In bf16 an adapter's small changes would be rounded away, and scores before their level is taken off.
+        # In bf16 an adapter's small changes would be rounded away.
         apart = shared or any(part.weight.dtype == torch.bfloat16 for part in parts)
-        in_place = shared and not (level and dtype == torch.bfloat16)
         weights = [part.weight.detach() if apart else part.merged() for part in parts]
         biases = [part.bias for part in parts]
-        base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
+        if shared or (rows <= FEW and as_fast(dtype, weights)):
+            base = InPlace.of(dtype, weights, biases, level)
+        else:
+            base = product(weights, biases, dtype, rows, level)
         return _adapted(base, parts) if apart and any(part.adapters for part in parts) else base
 
     layers = tuple(
@@ -120,7 +123,7 @@ def _kernel(products: list[Product]) -> Callable[..., None] | None:
     if all(isinstance(product, InPlace) for product in products):
         weights = [weight for product in products for weight in product.weights]
         alike = len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
-        kernels = native(products[0].dtype, weights[0].dtype) if alike and products[0].dtype == torch.float32 else None
+        kernels = native(products[0].dtype, weights[0].dtype) if alike else None
         return kernels and kernels.decode_layers_in_place
     return None
 
