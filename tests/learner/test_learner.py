@@ -171,6 +171,50 @@ def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_mo
         assert (found[name].float() - gradient).norm() <= 2**-8 * gradient.norm(), name
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_weights_in_bf16_where_they_lie_give_what_copies_of_them_give(any_model, monkeypatch, adapted, recompute):
+    monkeypatch.setattr(head, "BLOCK", 100)
+    held = any_model.bfloat16()
+    held = with_lora(held) if adapted else held
+    found = Rounded.of(decoder(held), torch.bfloat16, forward.MANY)
+    joints = [joint for joints in found.layers for joint in joints]
+    own = {parameter.data_ptr() for parameter in held.parameters()}
+    assert {weight.data_ptr() for joint in joints for weight in joint.forward.weights} <= own
+    assert found.head.weight.data_ptr() in own
+    logps, entropies, real = learned(held, 0.7, torch.bfloat16, recompute)
+    gradient = gradients(held, logps[real].sum())
+    exact = held.float()  # the same weights, which products in bf16 need copies of
+    wanted_logps, wanted_entropies, _ = learned(exact, 0.7, torch.bfloat16, recompute)
+    wanted = gradients(exact, wanted_logps[real].sum())
+    assert (logps - wanted_logps)[real].abs().mean() < 0.03
+    assert (entropies - wanted_entropies)[real].abs().mean() < 0.03
+    assert gradient.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.cosine_similarity(gradient[name].flatten().float(), value.flatten(), dim=0) > 0.99, name
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_scores_around_30_are_rounded_when_they_are_small(monkeypatch, recompute):
+    """As they come, bf16 would round each by up to 0.06."""
+    monkeypatch.setattr(head, "BLOCK", 100)
+    draw = torch.Generator().manual_seed(0)
+    weight = (torch.randn(300, 64, generator=draw) / 8).bfloat16()
+    weight[:, 0] = 30
+    states = torch.randn(20, 64, generator=draw).bfloat16()
+    states[:, 0] = 1
+    targets = torch.randint(300, (20,), generator=draw)
+    exact = states.double().requires_grad_()
+    wanted = (exact @ weight.double().t()).log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
+    wanted.sum().backward()
+    held = states.clone().requires_grad_()
+    made = head.Head.of(weight, torch.bfloat16)
+    found, _ = head.TokenScores.apply(held, made, weight, targets, 1.0, 7, recompute)
+    found.sum().backward()
+    assert (found.double() - wanted).abs().max() < 3e-3
+    assert (held.grad.double() - exact.grad)[:, 1:].norm() < 0.01 * exact.grad[:, 1:].norm()
+
+
 def test_entropies_carry_no_gradient(tiny_model):
     assert not learned(tiny_model)[1].requires_grad
 

@@ -29,7 +29,7 @@ class Joint:
     @staticmethod
     def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
         weights, biases = [part.weight.detach() for part in parts], [part.bias for part in parts]
-        if dtype == torch.float32:
+        if dtype == torch.float32 or all(weight.dtype == dtype for weight in weights):
             return Joint(InPlace.of(dtype, weights, biases), partial(_back, weights), parts)
         weight, bias = side_by_side(weights, biases, dtype)
         if tokens < MANY:

@@ -7,46 +7,35 @@ from typing import Any
 import torch
 
 from cpu_grpo.kernels import fused
+from cpu_grpo.kernels.products import add_product
 
-PADDING = 32  # columns added to a widened head: one cache line of bf16, so that rows stay aligned
 BLOCK = 16_384  # tokens of the vocabulary that are taken at a time where their scores are computed again
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head's weight as products in `dtype` take it.
+    """The head's weight as products in `dtype` take it: the master itself, unless that is in fp32 and products are not.
 
-    In fp32 it is the master itself, whatever that is held in. In bf16 it is a copy with columns of ones, which subtract
-    the target's score from each row's within the product: those that matter are then near zero, where bf16 is
-    fine-grained. As they come, around 20, they would be off by 0.03 each.
+    In bf16 the target's score is subtracted from each row's within the product: those that matter are then near zero,
+    where bf16 is fine-grained. As they come, around 20, they would be off by 0.03 each.
     """
 
-    weight: torch.Tensor  # (V, H), or widened (V, H + PADDING)
+    weight: torch.Tensor  # (V, H)
     dtype: torch.dtype
-    size: int  # H
 
     @staticmethod
     def of(master: torch.Tensor, dtype: torch.dtype) -> "Head":
         """Of the master (V, H)."""
-        if dtype == torch.float32:
-            return Head(master, dtype, master.size(1))
-        wide = master.new_zeros(master.size(0), master.size(1) + PADDING, dtype=dtype)
-        wide[:, : master.size(1)] = master
-        wide[:, master.size(1) : master.size(1) + 2] = 1
-        return Head(wide, dtype, master.size(1))
+        return Head(master if dtype == torch.float32 else master.to(dtype), dtype)
 
-    def inputs(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (m, H) and their tokens (m,) -> what the weight's rows are to be multiplied by, (m, H) or widened, and
-        the targets' scores as they will come out of it (m,)."""
-        scores = torch.linalg.vecdot(states.float(), self.weight[targets, : self.size].float())  # (m,)
-        if self.weight.size(1) == self.size:
-            return states, scores
-        wide = states.new_zeros(states.size(0), self.weight.size(1))
-        wide[:, : self.size] = states
-        # In two pieces, as one of low precision would not be exact.
-        wide[:, self.size] = -scores
-        wide[:, self.size + 1] = -scores - wide[:, self.size].float()
-        return wide, torch.zeros_like(scores)
+    def level(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """States (m, H) and their tokens (m,) -> what is added to all scores of each (m,), or None; and the targets'
+        scores as they will come out (m,), in fp32."""
+        scores = torch.linalg.vecdot(states.float(), self.weight[targets].float())  # (m,)
+        if self.dtype == torch.float32:
+            return None, scores
+        level = -scores.to(self.dtype)  # the same for all of a row, so that it need not be exact
+        return level, scores + level.float()
 
     @property
     def size_at_once(self) -> int:
@@ -108,10 +97,10 @@ class TokenScores(torch.autograd.Function):
 
 def _scores(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(m, H) and (m,) -> (m, V), each row's less a number of its own."""
-    inputs, _ = head.inputs(states, targets)
-    out = inputs.new_empty(inputs.size(0), head.weight.size(0))
+    level, _ = head.level(states, targets)
+    out = states.new_empty(states.size(0), head.weight.size(0))
     for part, block in head.blocks(head.size_at_once):
-        torch.mm(inputs, block.t(), out=out[:, part])
+        add_product(out[:, part], states, block, level=level)
     return out
 
 
@@ -126,7 +115,7 @@ def _gradient_by_chunks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
         inner = kept.pop(0)  # (m, V)
         inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
         for part, block in head.blocks(head.size_at_once):
-            dstates[some].addmm_(inner[:, part], block[:, : head.size])
+            dstates[some].addmm_(inner[:, part], block)
         if not ctx.needs_input_grad[2]:
             continue
         if dmaster is None:
@@ -142,20 +131,16 @@ def _gradient_by_blocks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
     """The same from scores that are computed again: a block of the vocabulary at a time, for all states."""
     states, targets, logps = ctx.saved_tensors
     head, master = ctx.head, ctx.master
-    inputs, target_scores = head.inputs(states, targets)
+    level, target_scores = head.level(states, targets)
     totals = target_scores / ctx.temperature - logps  # (M,) log-sums of the exps of scores over the temperature
-    scale = (gradient / ctx.temperature)[:, None]  # (M, 1)
+    scale = gradient / ctx.temperature  # (M,)
     dstates, dmaster = torch.zeros_like(states), None
     if ctx.needs_input_grad[2]:
         dmaster = master.new_empty(master.shape)
-    rows = torch.arange(states.size(0))
     for part, block in head.blocks(BLOCK):
-        scores = (inputs @ block.t()).float()  # (M, B)
-        inner = scores.div_(ctx.temperature).sub_(totals[:, None]).exp_().mul_(-scale)
-        here = (targets >= part.start) & (targets < part.start + block.size(0))
-        inner[rows[here], targets[here] - part.start] += scale[here, 0]
-        inner = inner.to(states.dtype)
-        dstates.addmm_(inner, block[:, : head.size])
+        scores = add_product(states.new_empty(states.size(0), block.size(0)), states, block, level=level)  # (M, B)
+        inner = fused.score_gradient(scores, targets - part.start, totals, scale, ctx.temperature)
+        dstates.addmm_(inner, block)
         if dmaster is not None:
             dmaster[part] = inner.t() @ states
     return dstates, dmaster
