@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from floors import Rates, Shape, Work
+from floors import Rates, Work
 from worker import Json, WorkerFailed, interleaved
+
+from cpu_grpo.shape import Shape
 
 ENGINES = {
     "135m": "SmolLM2-135M",

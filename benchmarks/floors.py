@@ -7,17 +7,10 @@ attention, norms, sampling, rounding the weights, Python.
 
 from dataclasses import dataclass
 
+from cpu_grpo.shape import Shape
+
 HALF = 2  # bytes of a bf16 weight
 ADAMW = 7 * 4  # bytes a parameter: reads weight, gradient and two moments in fp32, writes all but the gradient
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a model, in weights."""
-
-    body: int  # in the layers' matrices
-    head: int  # in the projection onto the vocabulary
-    parameters: int  # in all, as the optimizer sees them
 
 
 @dataclass(frozen=True)

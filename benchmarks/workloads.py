@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floors import Shape
 from worker import Json, serve
 
 from cpu_grpo.decoder import decoder
 from cpu_grpo.hardware import usable_cores
 from cpu_grpo.models import load_model, load_tokenizer
+from cpu_grpo.shape import Shape, of_decoder
 
 NEVER = 2**31 - 1  # an end token that no vocabulary has: completions run to the limit
 SEED, WARM_UP_SEED = 0, 1  # of prompts: an engine that remembers prompts must not know those that are timed
@@ -70,14 +70,8 @@ def load(task: Json, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
 
 def shape(model: Any) -> Shape:
-    """The model's sizes as `floors` counts them."""
-    parts = decoder(model)
-    linears = [getattr(layer, name) for layer in parts.layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
-    return Shape(
-        body=sum(linear.weight.numel() for linear in linears),
-        head=parts.head.weight.numel(),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
+    """The model's sizes."""
+    return of_decoder(decoder(model))
 
 
 def prompts(tokenizer: Any, count: int, tokens: int, seed: int) -> list[str]:

@@ -1,9 +1,10 @@
 """Every bound against numbers worked out by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 from floors import (
     Rates,
-    Shape,
     Work,
     decode_step_operations,
     learner_operations,
@@ -14,7 +15,7 @@ from floors import (
     update_seconds,
 )
 
-SHAPE = Shape(body=100, head=10, parameters=115)
+SHAPE = SimpleNamespace(body=100, head=10, parameters=115)
 WORK = Work(prompts=2, completions=4, prompt_tokens=5, completion_tokens=3)
 
 

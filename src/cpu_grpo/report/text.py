@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from cpu_grpo import units
 from cpu_grpo.statistics import Paired
 
 NOTHING = "–"  # noqa: RUF001 - an en dash stands for "does not apply or was not recorded"
@@ -42,15 +43,11 @@ def count(value: int, noun: str) -> str:
 
 
 def gigabytes(size: float | None) -> str:
-    return NOTHING if size is None else f"{size / 1e9:.2f} GB"
+    return NOTHING if size is None else units.gigabytes(size)
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return NOTHING if seconds is None else units.duration(seconds)
 
 
 def visible(text: str, most: int | None = None) -> str:

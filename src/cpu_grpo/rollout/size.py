@@ -1,0 +1,29 @@
+"""How much memory a rollout takes, counted from what its code holds."""
+
+from cpu_grpo.rollout import CACHE_BYTES
+from cpu_grpo.rollout.schedule import PREFILL_TOKENS
+from cpu_grpo.shape import Shape
+
+WIDE = 4  # bytes of a number in fp32
+
+
+def rollout_bytes(
+    shape: Shape, rows: int, prompts: int, prompt_tokens: int, limit: int, compute: int, copy: int
+) -> int:
+    """Weights laid out, keys and values, and the larger of a prefill and a decoding step.
+
+    Args:
+        rows: completions decoded together.
+        prompts: that they continue.
+        prompt_tokens: of the longest prompt.
+        limit: tokens a completion may have.
+        compute: bytes of a number that products are computed in.
+        copy: bytes of a weight that is laid out; 0 where weights are read where they lie.
+    """
+    token = 2 * shape.layers * shape.keys * compute  # its keys and values
+    cache = min(CACHE_BYTES, rows * limit * token)
+    blocks = 2 * prompts * prompt_tokens * token  # as they are computed, and as they are stored
+    together = min(prompts * prompt_tokens, PREFILL_TOKENS)
+    prefill = together * (2 * WIDE * shape.hidden + compute * (3 * shape.queries + 3 * shape.inner))
+    scores = 3 * WIDE * rows * shape.vocabulary
+    return copy * (shape.body + shape.head) + cache + blocks + max(prefill, scores)
