@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from cpu_grpo.decoder import UnsupportedModel, decoder
+from cpu_grpo.decoder import Decoder, UnsupportedModel, decoder
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory, release_memory
 from cpu_grpo.lean import Lean
 from cpu_grpo.learner import Rounded, completion_logps
-from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped
+from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped, work_of
+from cpu_grpo.learner.size import attended_pairs, micro_batch_bytes
 from cpu_grpo.rollout import Completion, Request, Sampling, generate, packed
+from cpu_grpo.rollout.size import rollout_bytes
+from cpu_grpo.shape import of_decoder
+from cpu_grpo.shortage import Shortage
 
 CHECKED = 48  # tokens of each completion that the self-check looks at
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # mean |difference of log-probs| that it allows; a wrong mask makes over 0.5
@@ -29,12 +34,15 @@ class FastOptions:
     rows: int = 128  # completions decoded together, at most
     importance_cap: float = 0.0  # truncated importance weights against the rollout's rounding; 0: none
     share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
+    memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):
             raise ValueError(f"precision is {self.precision!r}: use auto, {' or '.join(DTYPES)}.")
-        if self.micro_batch_tokens < 1 or self.rows < 1 or self.importance_cap < 0:
-            raise ValueError("micro_batch_tokens and rows must be at least 1, and importance_cap at least 0.")
+        if self.micro_batch_tokens < 1 or self.rows < 1 or self.importance_cap < 0 or self.memory_limit < 0:
+            raise ValueError(
+                "micro_batch_tokens and rows must be at least 1, importance_cap and memory_limit at least 0."
+            )
 
 
 class CPUGRPOTrainer(GRPOTrainer):
@@ -42,14 +50,20 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     Overridden: `_generate_single_turn` (our rollout engine), `_get_per_token_logps_and_entropies` (our learner),
     `_compute_loss` (micro-batches by tokens; completions without advantage cost nothing) and `_prepare_inputs` (groups
-    stay together). What the fast path does not know goes through TRL's own, with one warning that says why; so does
-    everything if its results disagree with TRL's on the first batch.
+    stay together). Where memory runs short, it waits and then takes smaller steps, with the same result; MemoryError is
+    raised if not even the smallest has room. What the fast path does not know goes through TRL's own, with one warning
+    that says why; so does everything if its results disagree with TRL's on the first batch.
     """
 
     def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         keep_memory(large=not self.args.gradient_checkpointing)
         self.fast = fast or FastOptions()
+        self.shortage = Shortage(self.fast.memory_limit)
+        self._tokens, self._rows = (
+            self.fast.micro_batch_tokens,
+            self.fast.rows,
+        )  # at a time; fewer once memory was short
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: dict[str, Any] | None = None  # the micro-batch that a loss is computed of
         self._doubt: str | None = None  # why the fast path is not taken any more
@@ -140,20 +154,41 @@ class CPUGRPOTrainer(GRPOTrainer):
         for row, ids in enumerate(prompt_ids):
             rows.setdefault(tuple(ids), []).append(row)
         model = decoder(self.accelerator.unwrap_model(self.model))
+        self._fit_rows(model, prompt_ids, max(map(len, rows.values())))
         groups = generate(
-            packed(model, self.precision, min(self.fast.rows, len(prompt_ids)), self.fast.share_weights),
+            packed(model, self.precision, min(self._rows, len(prompt_ids)), self.fast.share_weights),
             [Request(list(prompt), len(members)) for prompt, members in rows.items()],
             Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
             limit=self.max_completion_length,
             ends=set(self.eos_token_ids),
             seed=int(torch.randint(2**31 - 1, ())),
-            rows=self.fast.rows,
+            rows=self._rows,
         )
         completions: list[Completion] = [Completion()] * len(prompt_ids)
         for members, group in zip(rows.values(), groups, strict=True):
             for row, completion in zip(members, group, strict=True):
                 completions[row] = completion
         return completions
+
+    def _fit_rows(self, model: Decoder, prompt_ids: list[list[int]], group: int) -> None:
+        """Halves the rows of rollouts until there is memory for them; a group stays together.
+
+        Raises:
+            MemoryError: there is none for one group.
+        """
+        sizes = of_decoder(model)
+        held = 0 if self.fast.share_weights else min(DTYPES[self.precision].itemsize, model.embedding.element_size())
+
+        def needed(rows: int) -> int:
+            prompts = -(-rows // group)
+            longest = max(map(len, prompt_ids))
+            compute = DTYPES[self.precision].itemsize
+            return rollout_bytes(sizes, rows, prompts, longest, self.max_completion_length, compute, held)
+
+        rows = max(group, min(self._rows, len(prompt_ids)))
+        while rows > group and not self.shortage.room_for(needed(rows)):
+            self._rows = rows = max(group, rows // 2)
+        self.shortage.require(needed(rows))
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         before = self._buffered_inputs
@@ -180,24 +215,65 @@ class CPUGRPOTrainer(GRPOTrainer):
         """The batch's loss, having taken the gradient of all of it but the last part, which the caller takes."""
         # An evaluation reports its loss over all completions; in training those without a gradient cost nothing.
         training = torch.is_grad_enabled()
-        parts = micro_batches(inputs, self.loss_type, self.fast.micro_batch_tokens, training and self.beta == 0)
+        waiting = deque(micro_batches(inputs, self.loss_type, self._tokens, training and self.beta == 0))
         logged = {key: len(values) for key, values in self._metrics[self._mode].items()}
-        total, lean = None, self._lean
+        total, sizes, lean = None, [], self._lean
         if lean:
             lean.within_backward = False
-        for part, weight in parts:
+        while waiting:
             if total is not None and training:
                 self.accelerator.backward(total[1])
-            self._part = part
             self._release()
-            loss = super()._compute_loss(model, part) * weight
+            self._part, weight = self._next_part(waiting)
+            loss = super()._compute_loss(model, self._part) * weight
             self._release()
             total = (loss.detach() if total is None else total[0] + loss.detach(), loss)
-        self._merge_metrics(logged, [part["prompt_ids"].size(0) for part, _ in parts])
+            sizes.append(self._part["prompt_ids"].size(0))
+        self._merge_metrics(logged, sizes)
         if lean and training:
             lean.within_backward = self.accelerator.sync_gradients
         value, last = total
         return last + (value - last.detach())
+
+    def _next_part(self, waiting: deque[tuple[dict[str, Any], float]]) -> tuple[dict[str, Any], float]:
+        """Takes the first micro-batch and its weight; where memory is short for it, a smaller one.
+
+        Raises:
+            MemoryError: there is none for a single completion.
+        """
+        while True:
+            part, weight = waiting.popleft()
+            needed = self._needed(part)
+            if len(part["prompt_ids"]) == 1:
+                self.shortage.require(needed)
+                return part, weight
+            if self.shortage.room_for(needed):
+                return part, weight
+            self._tokens = max(1, min(self._tokens, work_of(part)[1]) // 2)
+            halves = micro_batches(part, self.loss_type, self._tokens, skip=False)
+            waiting.extendleft(reversed([(half, weight * share) for half, share in halves]))
+
+    def _needed(self, part: dict[str, Any]) -> int:
+        """Bytes that a micro-batch takes, about, and what will be there once it has its gradients."""
+        completions, length = part["completion_mask"].shape
+        prompts, tokens = work_of(part)
+        longest, scored = int(part["prompt_mask"].sum(dim=1).max()), int(part["completion_mask"].sum())
+        pairs = attended_pairs(longest, completions, length, prompts)
+        sizes = of_decoder(decoder(self.accelerator.unwrap_model(self.model)))
+        compute = DTYPES[self.precision].itemsize
+        kept = micro_batch_bytes(sizes, tokens, scored, pairs, compute, self.args.gradient_checkpointing)
+        return kept + (self._coming() if torch.is_grad_enabled() else 0)
+
+    def _coming(self) -> int:
+        """Bytes of gradients and optimizer state that the first updates add to what is there."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        sizes = [parameter.numel() * parameter.element_size() for parameter in trained]
+        working = 2 * max(sizes)  # the largest gradient, before it joins the others
+        if self._lean:
+            return working
+        missing = sum(size for parameter, size in zip(trained, sizes, strict=True) if parameter.grad is None)
+        moments = 0 if self.optimizer.state else 2 * sum(sizes)
+        return working + missing + moments
 
     def _get_per_token_logps_and_entropies(
         self,

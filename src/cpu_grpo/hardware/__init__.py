@@ -9,8 +9,8 @@
 from cpu_grpo.hardware.cores import Cores, count_cores, usable_cores
 from cpu_grpo.hardware.cpu import cpu_flags, cpu_name, instructions
 from cpu_grpo.hardware.decisions import WORTH_IT, Setup, decide, fastest_precision, setup
-from cpu_grpo.hardware.machine import DTYPES, Machine, Rate, probe
-from cpu_grpo.hardware.memory import available_memory, keep_memory, release_memory
+from cpu_grpo.hardware.machine import DTYPES, Machine, Rate, conditions, probe
+from cpu_grpo.hardware.memory import available_memory, keep_memory, release_memory, reusable_memory
 from cpu_grpo.hardware.monitor import ResourceMonitor
 from cpu_grpo.hardware.rates import bandwidth, gemm_rate
 
@@ -24,6 +24,7 @@ __all__ = [
     "Setup",
     "available_memory",
     "bandwidth",
+    "conditions",
     "count_cores",
     "cpu_flags",
     "cpu_name",
@@ -34,6 +35,7 @@ __all__ = [
     "keep_memory",
     "probe",
     "release_memory",
+    "reusable_memory",
     "setup",
     "usable_cores",
 ]

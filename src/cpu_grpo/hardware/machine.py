@@ -87,23 +87,32 @@ def probe(threads: int = 0, fresh: bool = False, root: Path = Path("/")) -> Mach
         fresh: measure in any case.
         root: where the system's `proc` and `sys` are.
     """
-    cores = count_cores(root)
-    facts = {"cpu": cpu_name(root), "architecture": platform.machine(), "instructions": instructions(root)}
-    facts |= {"cores": cores, "threads": threads or cores.usable}
-    file = _file(facts, cpu_flags(root))
+    facts = _facts(threads, root)
+    file = _file(threads, root)
     figures = _read(file) if file and not fresh else None
-    machine = Machine(**facts, **(figures or _measure(facts["threads"], cores)))
+    machine = Machine(**facts, **(figures or _measure(facts["threads"], facts["cores"])))
     if file and not figures and machine.undisturbed:
         _keep(machine, file)
     return machine
 
 
-def _file(facts: dict[str, Any], flags: tuple[str, ...]) -> Path | None:
+def conditions(threads: int = 0, root: Path = Path("/")) -> str:
+    """Stands for all of a machine that measured speeds depend on; the arguments are those of `probe`."""
+    facts = _facts(threads, root)
+    everything = facts | {"cores": asdict(facts["cores"]), "flags": cpu_flags(root), "torch": torch.__version__}
+    return fingerprint(everything | {"switches": [os.environ.get(name, "") for name in SWITCHES]})
+
+
+def _facts(threads: int, root: Path) -> dict[str, Any]:
+    cores = count_cores(root)
+    facts = {"cpu": cpu_name(root), "architecture": platform.machine(), "instructions": instructions(root)}
+    return facts | {"cores": cores, "threads": threads or cores.usable}
+
+
+def _file(threads: int, root: Path) -> Path | None:
     """Where figures of these conditions are kept; None without a home directory."""
-    conditions = facts | {"cores": asdict(facts["cores"]), "flags": flags, "torch": torch.__version__}
-    conditions |= {"version": VERSION, "switches": [os.environ.get(name, "") for name in SWITCHES]}
     try:
-        return cache_directory() / f"machine-{fingerprint(conditions)}.json"
+        return cache_directory() / f"machine-{fingerprint([VERSION, conditions(threads, root)])}.json"
     except RuntimeError:
         return None
 

@@ -69,3 +69,25 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):
         return
+
+
+class _Heap(ctypes.Structure):
+    """What mallinfo2 returns (malloc.h)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def reusable_memory() -> int:
+    """Bytes that this process has freed and kept, and can take again; 0 where the C library is not glibc.
+
+    Some of it is in pieces too small to be of use, so this is an upper bound.
+    """
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError, TypeError):
+        return 0
+    mallinfo.restype = _Heap
+    return mallinfo().fordblks

@@ -41,6 +41,13 @@ def micro_batches(inputs: Inputs, loss: str, budget: int, skip: bool) -> list[tu
     return parts
 
 
+def work_of(inputs: Inputs) -> tuple[int, int]:
+    """Distinct prompts of a batch, and its tokens with each of them counted once."""
+    lengths = inputs["prompt_mask"].sum(dim=1).tolist()
+    groups = _by_prompt(inputs, range(_count(inputs)))
+    return len(groups), sum(lengths[group[0]] for group in groups) + int(inputs["completion_mask"].sum())
+
+
 def regrouped(batches: list[Inputs]) -> list[Inputs]:
     """The same rows in as many batches of the same size, with a group's completions next to each other.
 
