@@ -19,12 +19,15 @@ from bench import Bench
 from figures import Figure, table
 from memory_rows import memory
 from part_rows import learner, rollout
+from plan_rows import plan
 from run_rows import cpu_use, time_to_accuracy
 from update_rows import linear, throughput, update, weight_refresh
 from worker import ROOT, Json, ask
 
 from cpu_grpo.config.compose import load_params
+from cpu_grpo.config.schema import Hardware
 from cpu_grpo.files import write_json
+from cpu_grpo.hardware import setup
 from cpu_grpo.tracking import git_commit
 from cpu_grpo.workspace import Layout, base_model
 
@@ -45,6 +48,7 @@ ROWS: dict[str, Row] = {
     "learner_494m": partial(learner, model="494m"),
     "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
     "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),
+    "plan": lambda bench: plan(bench, setup(Hardware())),
     "linearity": linear,
     "weight_refresh": weight_refresh,
     "cpu_use": lambda bench: cpu_use(Layout(Path()).training),

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from cpu_grpo.config import Train, launch
 from cpu_grpo.files import fingerprint, sha256
+from cpu_grpo.hardware import setup
 from cpu_grpo.models import weights_hash
+from cpu_grpo.plan.foresight import foresee, settled
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.tracking import start_run
 from cpu_grpo.training import chosen_problems, train_variant, write_results
@@ -13,14 +15,21 @@ from cpu_grpo.workspace import Layout, find_model, problems_file
 
 def train(config: Train, root: Path, pipeline_id: str) -> None:
     layout = Layout(root)
+    hardware = setup(config.hardware)
+    print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
+    settled(config, hardware)  # complains before anything is downloaded
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)
     chosen_problems(config, problems)  # complains before a run is recorded
+    config, needs = settled(config, hardware)
+    plan = foresee(needs, hardware) if needs else None
+    if plan:
+        print(f"plan: {plan.told()}")
     tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
     tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": weights_hash(start)}
     with start_run(config, f"train {config.name}", "train", pipeline_id, tags) as run:
         run.params(config)
-        trained = train_variant(config, start, problems, layout.model(config.name), run)
+        trained = train_variant(config, hardware, start, problems, layout.model(config.name), run, plan)
         for path in write_results(layout, trained):
             run.artifact(path)
         figures = trained.figures

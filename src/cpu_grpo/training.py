@@ -2,6 +2,8 @@
 
 import csv
 import io
+import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,16 +14,18 @@ from typing import Any
 from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import new_directory, sha256, write_json, write_jsonl, write_text
-from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup, setup
-from cpu_grpo.kernels.products import FEW
+from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup
 from cpu_grpo.lean import Lean
 from cpu_grpo.lora import adapters, merged
 from cpu_grpo.models import RECORD, load_model, model_record
+from cpu_grpo.plan.foresight import Foresight
+from cpu_grpo.plan.memory import scheme_of
 from cpu_grpo.progress import UpdateLog
 from cpu_grpo.rewards import reward_functions
 from cpu_grpo.tasks.problems import Problem, of_split
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
 from cpu_grpo.tracking import Run
+from cpu_grpo.units import in_bytes
 from cpu_grpo.workspace import Layout
 
 
@@ -34,17 +38,28 @@ class Trained:
     samples: list[dict[str, Any]]
 
 
-def train_variant(config: Train, start: Path, problems: list[Problem], target: Path, run: Run) -> Trained:
+def train_variant(
+    config: Train,
+    hardware: Setup,
+    start: Path,
+    problems: list[Problem],
+    target: Path,
+    run: Run,
+    plan: Foresight | None = None,
+) -> Trained:
     """Trains `config`'s variant from the model in `start` and saves it to `target`, whole or not at all.
 
+    What has been learnt when memory runs out is saved beside `target`, as `unfinished` names it.
+
+    Args:
+        plan: what the run is expected to take, to be recorded beside what it took.
+
     Raises:
-        UserError: too few problems for one update, or a start model that cannot be loaded.
+        UserError: too few problems for one update, a start model that cannot be loaded, or no memory left.
     """
     from transformers import PrinterCallback, set_seed
 
     with ResourceMonitor() as monitor:
-        hardware = setup(config.hardware)
-        print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
         run.tag("hardware", "\n".join(hardware.reasons))
         set_seed(config.seed)
         begin = time.perf_counter()
@@ -64,14 +79,38 @@ def train_variant(config: Train, start: Path, problems: list[Problem], target: P
             )
             trainer.remove_callback(PrinterCallback)
             log.watch(trainer)
+            keep = partial(_keep, trainer, tokenizer, config, start, unfinished(target))
+            if config.engine.name == "fast":
+                trainer.shortage.alarm = keep
             begin = time.perf_counter()
-            trainer.train()
+            try:
+                trainer.train()
+            except MemoryError as error:
+                keep()
+                raise UserError(
+                    f"Memory ran out in update {len(log.history) + 1} ({error}): what was learnt until then is in "
+                    f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
+                    "ask `python -m cpu_grpo.plan` for a configuration that takes less."
+                ) from error
             train_seconds = time.perf_counter() - begin
             if config.memory.scheme == "lora":
                 model = merged(trainer.model, config.seed)
             save(model, tokenizer, directory, config, start)
+    shutil.rmtree(unfinished(target), ignore_errors=True)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
+    figures |= comparison(plan, log.history) if plan else {}
     return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+
+
+def unfinished(target: Path) -> Path:
+    """Where a run's weights are kept while memory is short."""
+    return target.with_name(f"{target.name}-unfinished")
+
+
+def _keep(trainer: Any, tokenizer: Any, config: Train, start: Path, target: Path) -> None:
+    """Saves the weights as the last update left them; adapters as such, beside the model that they belong to."""
+    with new_directory(target) as directory:
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, directory, config, start)
 
 
 def scheme(config: Train, model: Any) -> dict[str, Any]:
@@ -88,16 +127,21 @@ def scheme(config: Train, model: Any) -> dict[str, Any]:
 
 def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
     """What makes the trainer: stock TRL's, or ours with the engine's options."""
-    engine, settings = config.engine, config.trainer
+    engine = config.engine
     if engine.name == "trl":
         from trl import GRPOTrainer
 
         return GRPOTrainer
     from cpu_grpo.trainer import CPUGRPOTrainer, FastOptions
 
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    shared = config.memory.scheme == "lora" and min(batch, engine.rows) <= FEW  # where that costs little time
-    options = FastOptions(hardware.precision, engine.micro_batch_tokens, engine.rows, engine.importance_cap, shared)
+    options = FastOptions(
+        hardware.precision,
+        engine.micro_batch_tokens,
+        engine.rows,
+        engine.importance_cap,
+        scheme_of(config).shared,
+        in_bytes(config.memory.limit) or 0,
+    )
     return partial(CPUGRPOTrainer, fast=options)
 
 
@@ -202,6 +246,19 @@ def summarise(
         "fp32_gflops": hardware.fp32_rate,
         "bf16_gflops": hardware.bf16_rate,
         "seed": config.seed,
+    }
+
+
+def comparison(plan: Foresight, history: list[dict[str, float]]) -> dict[str, float]:
+    """What was expected, to be read beside what came: bytes, and seconds of an update by the lengths that came.
+
+    The first update is left out: it checks the engine and touches fresh memory.
+    """
+    usual = history[1:] or history
+    return {
+        "planned_peak_rss_bytes": plan.option.peak.total,
+        "planned_update_seconds": plan.seconds(_mean(usual, "completion_length")).update,
+        "update_seconds": statistics.median(row["seconds"] for row in usual),
     }
 
 

@@ -55,8 +55,17 @@ def load_params(path: Path) -> Pipeline:
 
 def compose_pipeline(overrides: list[str]) -> DictConfig:
     """conf/config.yaml composed with Hydra overrides and resolved: what params.yaml holds."""
+    return _compose("config", overrides)
+
+
+def compose_run(overrides: list[str]) -> Train:
+    """conf/train.yaml composed with Hydra overrides: one run's configuration."""
+    return typed(_compose("train", overrides), Train)
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("config", overrides=overrides)
+        composed = hydra.compose(name, overrides=overrides)
     OmegaConf.resolve(composed)
     return composed
 

@@ -16,7 +16,7 @@ from cpu_grpo.report.plots import accuracy_svg, reward_svg, spread_svg, throughp
 from cpu_grpo.report.provenance import provenance_table
 from cpu_grpo.report.results import Results, read_results
 from cpu_grpo.report.summary import summary
-from cpu_grpo.report.tables import Table, card_table, difficulty_table, markdown, variants_table
+from cpu_grpo.report.tables import Table, card_table, difficulty_table, markdown, plan_table, variants_table
 from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
 from cpu_grpo.statistics import RESAMPLES
 
@@ -42,6 +42,7 @@ class Page:
     summary: list[str]
     variants: Table
     difficulty: Table
+    plan: Table
     plots: list[Plot]
     examples: list[Example]
     examples_text: str
@@ -71,6 +72,7 @@ def make_page(rows: list[Row], results: Results, config: Pipeline) -> Page:
         summary=summary(rows, results, config),
         variants=variants_table(rows),
         difficulty=difficulty_table(rows),
+        plan=plan_table(rows),
         plots=_plots(rows, results),
         examples=chosen,
         examples_text=_examples_text(rows, counts),
@@ -139,6 +141,7 @@ def to_markdown(page: Page) -> str:
     parts += [f"![{plot.caption}](plots/{plot.name}.svg)\n\n{plot.caption}" for plot in page.plots]
     parts += ["## Completions before and after", markdown_inline(page.examples_text)]
     parts += [_example(example) for example in page.examples]
+    parts += ["## Planned and measured", _table(page.plan)] if page.plan.rows else []
     parts += ["## Data", _table(page.card), "## Method", " ".join(page.method)]
     parts += ["## Provenance", _table(page.provenance)]
     return "\n\n".join(parts) + "\n"

@@ -28,6 +28,10 @@ class Training:
     completions_per_second: float | None = None
     tokens_per_second: float | None = None
     peak_rss_bytes: float | None = None
+    planned_peak_rss_bytes: float | None = None
+    update_seconds: float | None = None
+    planned_update_seconds: float | None = None
+    memory: str | None = None
     cpu_use: float | None = None
     reward_first: float | None = None
     reward_last: float | None = None

@@ -76,6 +76,33 @@ def cost_texts(found: Training) -> list[str]:
     ]
 
 
+def plan_table(rows: list[Row]) -> Table:
+    """What was told before each training run, beside what it took; nothing where nothing was told."""
+    trainings = [row.training for row in rows if row.training and row.training.planned_peak_rss_bytes is not None]
+    body: list[list[Cell]] = [
+        [
+            (found.variant,),
+            (found.memory or NOTHING,),
+            *_planned(gigabytes, found.planned_peak_rss_bytes, found.peak_rss_bytes),
+            *_planned(duration, found.planned_update_seconds, found.update_seconds),
+        ]
+        for found in trainings
+    ]
+    header = ["Model", "Memory scheme", "Peak memory, planned", "measured", "off by"]
+    header += ["An update, planned", "measured", "off by"]
+    caption = (
+        "The plan of each training run, made from the model's sizes and from pieces of an update timed beforehand, "
+        "beside what was measured. An update is the median one, planned for completions as long as they came."
+    )
+    return Table(caption, header, body)
+
+
+def _planned(tell: Callable[[float | None], str], planned: float | None, measured: float | None) -> list[Cell]:
+    """Planned, measured, and how far off the plan was."""
+    off = f"{100 * (planned / measured - 1):+.0f} %" if planned and measured else NOTHING
+    return [(tell(planned),), (tell(measured),), (off,)]
+
+
 def difficulty_table(rows: list[Row]) -> Table:
     """Accuracy at each difficulty level that occurs."""
     evaluations = [row.evaluation for row in rows if row.evaluation]

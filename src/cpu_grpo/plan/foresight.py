@@ -1,0 +1,108 @@
+"""What is known of a run before it starts, and what that foretells."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpu_grpo.config.schema import Model, Train
+from cpu_grpo.errors import UserError
+from cpu_grpo.hardware import DTYPES, Setup
+from cpu_grpo.plan.choice import Known, Option, budget, settle, with_scheme
+from cpu_grpo.plan.rehearsal import Costs, rehearse
+from cpu_grpo.plan.seconds import Seconds, update_seconds
+from cpu_grpo.shape import Shape, of_config, of_directory
+from cpu_grpo.units import duration, gigabytes
+from cpu_grpo.workspace import drawn_card, made_model
+
+
+def known_of(config: Train, hardware: Setup) -> Known | None:
+    """From the model's config.json or `model.shape`, and from the data card if problems were drawn.
+
+    None where nothing says how large the model is, or where the engine does not compute it.
+    """
+    shape = shape_of(config.init_from, config.model)
+    if shape is None or config.engine.name != "fast":
+        return None
+    card = drawn_card(config)
+    lengths = card.get("splits", {}).get("train", {})
+    prompt_tokens = lengths.get("prompt_tokens_max", config.task.max_prompt_length)
+    if config.keep_prompt_tokens:
+        prompt_tokens = min(prompt_tokens, config.keep_prompt_tokens)
+    shared = 0 if config.keep_prompt_tokens else card.get("prompt_tokens_shared", 0)
+    return Known(shape, prompt_tokens, shared, DTYPES[hardware.precision].itemsize)
+
+
+def shape_of(start: str, model: Model) -> Shape | None:
+    """Of the model that a run starts from; None where that is not known yet, or not of a kind that we know."""
+    made = made_model(start, model)
+    if made:
+        return of_directory(made)
+    return of_config(model.shape) or (_of_source(model) if start == "base" else None)
+
+
+def _of_source(model: Model) -> Shape | None:
+    if model.source == "path":
+        return of_directory(Path(model.path))
+    if model.source != "hub":
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(model.repo, "config.json", revision=model.revision)
+    except Exception:  # hub, HTTP and file-system errors share no base class; the caller says what to do
+        return None
+    return of_directory(Path(path).parent)
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a run is expected to take."""
+
+    option: Option
+    costs: Costs
+
+    def seconds(self, completion_tokens: float | None = None) -> Seconds:
+        """Of an update whose completions come to that many tokens; to their limit, unless told."""
+        job = self.option.job
+        if completion_tokens is not None:
+            job = job.with_lengths(round(completion_tokens))
+        return update_seconds(self.option.known.shape, job, self.costs)
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all updates, at most."""
+        return self.seconds().update * self.option.job.updates
+
+    def told(self) -> str:
+        """In a line."""
+        changes = f"{' '.join(self.option.changes)} to fit into memory: " if self.option.changes else ""
+        return (
+            f"{changes}{gigabytes(self.option.peak.total)} of memory, {self.seconds().update:.1f} s an update and "
+            f"{duration(self.whole)} for {self.option.job.updates} updates, at most"
+        )
+
+
+def settled(config: Train, hardware: Setup) -> tuple[Train, Option | None]:
+    """The configuration with what it takes to fit into memory, and its needs; None where they cannot be told.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    if known := known_of(config, hardware):
+        option = settle(config, known, budget(config.memory.limit))
+        return option.config, option
+    return (with_scheme(config, "full") if config.memory.scheme == "auto" else config), None
+
+
+def foresee(option: Option, hardware: Setup) -> Foresight | None:
+    """Measures the pieces of an update where the cache does not have them: some seconds.
+
+    None, with a warning, where that fails: a run need not know its time to start.
+    """
+    shape = option.known.shape
+    try:
+        costs = rehearse(shape, option.job, option.scheme, hardware.precision, hardware.threads)
+    except UserError as error:
+        warnings.warn(f"There is no plan of the time: {error}", stacklevel=2)
+        return None
+    return Foresight(option, costs)

@@ -1,0 +1,81 @@
+"""What an update has to do, in numbers of prompts, completions and tokens."""
+
+from dataclasses import dataclass, replace
+
+from cpu_grpo.config.schema import Train
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run's work."""
+
+    prompts: int  # of an update
+    group: int  # completions of each
+    prompt_tokens: int
+    completion_tokens: int
+    micro_batch: int  # completions that TRL hands to the learner at a time
+    micro_batch_tokens: int  # and tokens of them whose activations exist at a time, each prompt counted once
+    rows: int  # completions decoded together
+    updates: int
+    iterations: int = 1  # updates on the same completions
+    shared_tokens: int = 0  # that all prompts begin with
+    reference: bool = False  # whether a second model is held to stay close to
+
+    @property
+    def sequences(self) -> int:
+        return self.prompts * self.group
+
+    @property
+    def decoded(self) -> int:
+        """Completions decoded together."""
+        return max(self.group, min(self.rows, self.sequences))
+
+    @property
+    def completions_at_once(self) -> int:
+        """In the learner: as many as the budget of tokens allows, one at least."""
+        most = min(self.micro_batch, self.sequences)
+        whole = self.prompt_tokens + self.group * self.completion_tokens
+        if whole <= self.micro_batch_tokens:
+            return min(most, self.micro_batch_tokens // whole * self.group)
+        return max(1, min(most, (self.micro_batch_tokens - self.prompt_tokens) // self.completion_tokens))
+
+    def packed(self, completions: int) -> int:
+        """Tokens that the model sees of so many completions: what is common once, and all but each one's last token."""
+        prompts = -(-completions // self.group)
+        own = prompts * (self.prompt_tokens - self.shared_tokens)
+        return self.shared_tokens + own + completions * (self.completion_tokens - 1)
+
+    @property
+    def parts(self) -> int:
+        """Pieces that the learner takes an update's completions in."""
+        batches = -(-self.sequences // self.micro_batch)
+        return batches * -(-min(self.micro_batch, self.sequences) // self.completions_at_once)
+
+    def with_lengths(self, completion_tokens: int) -> "Job":
+        """The same for completions of another length."""
+        return replace(self, completion_tokens=max(1, completion_tokens))
+
+
+def job_of(config: Train, prompt_tokens: int, shared_tokens: int = 0, updates: int | None = None) -> Job:
+    """A run's work.
+
+    Args:
+        prompt_tokens: of the longest prompt.
+        shared_tokens: that all prompts begin with.
+        updates: how many there will be, where max_steps leaves that to the number of problems.
+    """
+    settings = config.trainer
+    sequences = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return Job(
+        prompts=sequences // settings.num_generations,
+        group=settings.num_generations,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=settings.max_completion_length,
+        micro_batch=settings.per_device_train_batch_size,
+        micro_batch_tokens=config.engine.micro_batch_tokens,
+        rows=config.engine.rows,
+        updates=updates or max(1, settings.max_steps),
+        iterations=settings.num_iterations,
+        shared_tokens=shared_tokens,
+        reference=settings.beta != 0 and config.memory.scheme != "lora",
+    )

@@ -1,0 +1,124 @@
+"""What a training run has in memory at its fullest moments, added up from the model's sizes and the work.
+
+Every term names what it stands for, and `make bench` compares the sums with measured peaks.
+"""
+
+from dataclasses import dataclass
+
+from cpu_grpo.config.schema import Train
+from cpu_grpo.kernels.products import FEW
+from cpu_grpo.learner.forward import MANY
+from cpu_grpo.learner.size import WIDE, attended_pairs, micro_batch_bytes
+from cpu_grpo.plan.job import Job
+from cpu_grpo.rollout.size import rollout_bytes
+from cpu_grpo.shape import Shape
+
+LIBRARIES = 560_000_000  # bytes of a training process that has imported what it needs, and has no model
+# Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are
+# kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take (docs/log.md).
+WASTED_SHARE = {False: 0.12, True: 0.02}  # by whether large buffers are given back
+WASTED_BYTES = {False: 0, True: 200_000_000}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How weights, gradients and the optimizer's state are held."""
+
+    name: str  # full, lean or lora
+    recompute: bool  # layers are computed again for their gradients
+    rank: int = 0  # lora: of the adapters
+    shared: bool = False  # the rollout reads the weights where they lie
+
+    @property
+    def held(self) -> int:
+        """Bytes of a weight."""
+        return 4 if self.name == "full" else 2
+
+
+def scheme_of(config: Train) -> Scheme:
+    """A configuration's."""
+    name, settings = config.memory.scheme, config.trainer
+    completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return Scheme(
+        name=name,
+        recompute=settings.gradient_checkpointing or name != "full",
+        rank=config.memory.lora_rank if name == "lora" else 0,
+        shared=name == "lora" and min(completions, config.engine.rows) <= FEW,  # where that costs little time
+    )
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes."""
+
+    libraries: int
+    weights: int  # of the policy, and of a reference if there is one
+    optimizer: int
+    rollout: int  # besides: weights laid out for it, keys and values, prefill
+    learner: int  # besides: activations, scores, gradients
+    gives_back: bool  # not bytes: whether large buffers are given back when freed
+
+    @property
+    def total(self) -> int:
+        """Rollout and learner take turns."""
+        used = self.weights + self.optimizer + max(self.rollout, self.learner)
+        return self.libraries + WASTED_BYTES[self.gives_back] + round(used * (1 + WASTED_SHARE[self.gives_back]))
+
+
+def peak(shape: Shape, job: Job, scheme: Scheme, compute: int) -> Peak:
+    """The most that a run has in memory.
+
+    Args:
+        compute: bytes of a number that products are computed in.
+    """
+    trained = shape.adapters(scheme.rank) if scheme.rank else shape.parameters
+    adapters = WIDE * trained if scheme.rank else 0
+    optimizer = {"full": 2 * WIDE * trained, "lean": 0, "lora": 2 * WIDE * trained}[scheme.name]
+    return Peak(
+        libraries=LIBRARIES,
+        weights=scheme.held * shape.parameters * (1 + job.reference) + adapters,
+        optimizer=optimizer,
+        rollout=rollout_bytes(
+            shape,
+            job.decoded,
+            -(-job.decoded // job.group),
+            job.prompt_tokens,
+            job.completion_tokens,
+            compute,
+            copy=_laid_out(job, scheme, compute),
+        ),
+        learner=learner_bytes(shape, job, scheme, compute, trained),
+        gives_back=scheme.recompute,
+    )
+
+
+def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained: int) -> int:
+    """The larger of what is there when backward begins, and when it ends with all gradients."""
+    completions = job.completions_at_once
+    prompts = -(-completions // job.group)
+    tokens, scored = job.packed(completions), completions * job.completion_tokens
+    pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts)
+    rounded = _rounded(shape, scheme, compute, min(job.micro_batch, job.sequences) * job.completion_tokens)
+    kept = micro_batch_bytes(shape, tokens, scored, pairs, compute, scheme.recompute)
+    embedding = scheme.held * shape.head  # its gradient as an embedding, before it joins the head's
+    if scheme.name == "lora":
+        return rounded + kept + WIDE * trained
+    if scheme.name == "lean":
+        return rounded + max(kept + embedding, 2 * embedding)
+    head = embedding if scheme.recompute else (WIDE + compute) * shape.head  # the head's own gradient
+    gradients = WIDE * trained
+    before = gradients if job.parts > 1 else 0  # of the parts that came before
+    return rounded + max(before + kept + head, gradients + embedding)
+
+
+def _laid_out(job: Job, scheme: Scheme, compute: int) -> int:
+    """Bytes of a weight that the rollout has in a layout of its own (rollout/weights.py)."""
+    where_they_lie = scheme.shared or (job.decoded <= FEW and compute == scheme.held == 2)
+    return 0 if where_they_lie else min(compute, scheme.held)
+
+
+def _rounded(shape: Shape, scheme: Scheme, compute: int, tokens: int) -> int:
+    """Weights in the compute dtype beside the masters; twice where many tokens repay laying them out both ways."""
+    if compute in (WIDE, scheme.held):
+        return 0
+    return compute * (shape.body * (2 if tokens >= MANY else 1) + shape.head)

@@ -1,0 +1,242 @@
+"""Times the pieces of an update on stand-ins of few layers, with random weights of the model's sizes.
+
+Each piece is timed with one layer and with four; the difference is three layers' share, the rest is that of the
+embedding, the head and everything that is done once. In a process of its own, so that its memory is not the run's.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpu_grpo.decoder import Adapter, Decoder, Layer, Linear, Norm
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import cache_directory, fingerprint, sha256, write_json
+from cpu_grpo.hardware import DTYPES, conditions, keep_memory
+from cpu_grpo.lean import Lean
+from cpu_grpo.learner import Rounded, completion_logps
+from cpu_grpo.plan.job import Job
+from cpu_grpo.plan.memory import Scheme
+from cpu_grpo.rollout import Request, Sampling, generate, packed
+from cpu_grpo.shape import Shape
+
+FEW, MORE = 1, 4  # layers of the stand-ins
+STEPS = 8  # of decoding
+LEARNT = 1024  # tokens that go through the stand-in's learner, about
+REPEATS = 2  # the best of them counts, as others may be using the machine
+ENGINE = ("decoder.py", "lean.py", "kernels", "learner", "rollout", "plan/rehearsal.py")  # whose code decides the times
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: of a layer, and of all that is no layer's."""
+
+    layer: float
+    rest: float
+
+    def of(self, layers: int) -> float:
+        return self.rest + layers * self.layer
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of the pieces of an update."""
+
+    lay_out: Cost  # the weights for a rollout
+    prefill: Cost  # of `prefilled` tokens
+    step: Cost  # of decoding
+    round: Cost  # the weights for the learner
+    learn: Cost  # forward and backward of `learnt` tokens
+    optimize: Cost
+    prefilled: int
+    learnt: int
+
+
+def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: int) -> Costs:
+    """The costs on this machine: from its cache, or measured in some seconds.
+
+    Raises:
+        UserError: the measurement died, for lack of memory for instance.
+    """
+    task = {
+        "shape": asdict(shape) | {"layers": 0},
+        "job": asdict(_piece(job)),
+        "scheme": asdict(scheme),
+        "precision": precision,
+        "threads": threads,
+    }
+    kept = _cache(task)
+    try:
+        return _costs(json.loads(kept.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    command = [sys.executable, "-m", "cpu_grpo.plan.rehearsal", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise UserError(f"The pieces of an update could not be timed ({said}): free some memory and try again.")
+    found = json.loads(done.stdout.splitlines()[-1])
+    write_json(kept, found)
+    return _costs(found)
+
+
+def _piece(job: Job) -> Job:
+    """A job that costs little and is done at the same rates: as many completions at a time, but fewer lots of them."""
+    prompts = -(-job.decoded // job.group)
+    micro_batch = min(job.micro_batch, job.sequences)
+    return replace(job, prompts=prompts, micro_batch=micro_batch, rows=job.decoded, updates=1, iterations=1)
+
+
+def _learnt(job: Job) -> int:
+    """Completions that go through the stand-in's learner."""
+    return max(1, min(job.completions_at_once, LEARNT // job.completion_tokens))
+
+
+def _cache(task: dict) -> Path:
+    """Where the costs of a task are kept: by task, machine and the engine's code."""
+    package = Path(__file__).parents[1]
+    sources = [path for name in ENGINE for path in _files(package / name)]
+    code = {path.relative_to(package).as_posix(): sha256(path) for path in sources}
+    return cache_directory() / f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json"
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".py", ".cpp", ".h"))
+
+
+def _costs(found: dict) -> Costs:
+    return Costs(**{name: Cost(**value) if isinstance(value, dict) else value for name, value in found.items()})
+
+
+def measure(task: dict) -> Costs:
+    """The costs of a task, here and now."""
+    shape, job, scheme = Shape(**task["shape"]), Job(**task["job"]), Scheme(**task["scheme"])
+    torch.set_num_threads(task["threads"])
+    keep_memory(large=not scheme.recompute)
+    torch.manual_seed(0)
+    best: dict[int, dict[str, float]] = {}
+    models = {layers: stand_in(shape, layers, scheme) for layers in (FEW, MORE)}
+    optimizers = {layers: _optimizer(model, scheme) for layers, model in models.items()}
+    for _ in range(REPEATS):
+        for layers, model in models.items():  # by turns: a drift of the machine's speed hits both
+            found = _pieces(model, optimizers[layers], job, scheme, task["precision"])
+            best[layers] = {name: min(seconds, best.get(layers, found)[name]) for name, seconds in found.items()}
+    costs = {}
+    for name, seconds in best[FEW].items():
+        layer = max(0.0, (best[MORE][name] - seconds) / (MORE - FEW))
+        costs[name] = Cost(layer, max(0.0, seconds - FEW * layer))
+    prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
+    return Costs(**costs, prefilled=prefilled, learnt=job.packed(_learnt(job)))
+
+
+def stand_in(shape: Shape, layers: int, scheme: Scheme) -> Decoder:
+    """A decoder of so many layers with random weights, held as the scheme holds them."""
+    dtype = torch.float32 if scheme.held == 4 else torch.bfloat16
+    trained = scheme.name != "lora"
+
+    def weight(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=dtype).normal_(std=0.02).requires_grad_(trained)
+
+    def norm(size: int) -> Norm:
+        return Norm(torch.ones(size, dtype=dtype, requires_grad=trained), 1e-6)
+
+    def linear(name: str) -> Linear:
+        rows, columns = shape.linears[name]
+        bias = weight(rows) if shape.biases and name in ("q", "k", "v") else None
+        return Linear(weight(rows, columns), bias, _adapters(rows, columns, scheme))
+
+    def layer() -> Layer:
+        names = [norm(shape.head_dim) if shape.head_norms else None for _ in range(2)]
+        parts = {name: linear(name) for name in shape.linears}
+        return Layer(norm(shape.hidden), q_norm=names[0], k_norm=names[1], mlp_norm=norm(shape.hidden), **parts)
+
+    embedding = weight(shape.vocabulary, shape.hidden)
+    return Decoder(
+        embedding=embedding,
+        layers=tuple(layer() for _ in range(layers)),
+        norm=norm(shape.hidden),
+        head=Linear(embedding if shape.tied else weight(shape.vocabulary, shape.hidden), None),
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        inverse_frequencies=10_000.0 ** -(torch.arange(0, shape.head_dim, 2) / shape.head_dim),
+        rope_scale=1.0,
+    )
+
+
+def _adapters(rows: int, columns: int, scheme: Scheme) -> tuple[Adapter, ...]:
+    if not scheme.rank:
+        return ()
+    down = torch.randn(scheme.rank, columns, requires_grad=True)
+    return (Adapter(down, torch.zeros(rows, scheme.rank, requires_grad=True), 1.0, 0.0),)
+
+
+def _pieces(
+    model: Decoder, optimizer: torch.optim.Optimizer, job: Job, scheme: Scheme, precision: str
+) -> dict[str, float]:
+    """Seconds of each piece."""
+    ids = _batch(model.embedding.size(0), job)
+    requests = [Request(row, job.group) for row in ids[:: job.group, : job.prompt_tokens].tolist()]
+    learnt, tokens = ids[: _learnt(job)], job.micro_batch * job.completion_tokens
+    found: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[..., Any], *inputs: Any) -> Any:
+        start = time.perf_counter()
+        made = work(*inputs)
+        found[name] = time.perf_counter() - start
+        return made
+
+    laid_out = timed("lay_out", packed, model, precision, job.decoded, scheme.shared)
+    timed("prefill", generate, laid_out, requests, Sampling(1.0), 1, set(), 0, job.rows)
+    timed("step", generate, laid_out, requests, Sampling(1.0), 1 + STEPS, set(), 0, job.rows)
+    found["step"] = max(0.0, found["step"] - found["prefill"]) / STEPS
+    del laid_out
+    rounded = timed("round", Rounded.of, model, DTYPES[precision], tokens)
+    timed("learn", _learn, rounded, learnt, job.completion_tokens, scheme.recompute)
+    del rounded
+    timed("optimize", optimizer.step)
+    optimizer.zero_grad()
+    return found
+
+
+def _batch(vocabulary: int, job: Job) -> torch.Tensor:
+    """Random tokens as TRL hands them over, (B, P + T): prompts repeated, with a common beginning."""
+    prompts = torch.randint(vocabulary, (job.prompts, job.prompt_tokens))
+    prompts[:, : job.shared_tokens] = prompts[0, : job.shared_tokens]
+    completions = torch.randint(vocabulary, (job.sequences, job.completion_tokens))
+    return torch.cat([prompts.repeat_interleave(job.group, dim=0), completions], dim=1)
+
+
+def _learn(rounded: Rounded, ids: torch.Tensor, length: int, recompute: bool) -> None:
+    logps, _ = completion_logps(rounded, ids, torch.ones_like(ids), length, 1.0, recompute)
+    logps.mean().neg().backward()
+
+
+def _optimizer(model: Decoder, scheme: Scheme) -> torch.optim.Optimizer:
+    """As training takes it, for every tensor that learns."""
+    tensors: dict[int, torch.Tensor] = {}
+
+    def collect(value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.requires_grad:
+                tensors[id(value)] = value
+        elif isinstance(value, tuple):
+            for item in value:
+                collect(item)
+        elif hasattr(value, "__dataclass_fields__"):
+            for name in value.__dataclass_fields__:
+                collect(getattr(value, name))
+
+    collect(model)
+    some = list(tensors.values())
+    return Lean(some, lr=1e-6) if scheme.name == "lean" else torch.optim.AdamW(some, lr=1e-6, fused=True)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure(json.loads(sys.argv[1])))))

@@ -1,0 +1,37 @@
+"""How long an update takes, put together from the costs of its pieces."""
+
+from dataclasses import dataclass
+
+from cpu_grpo.plan.job import Job
+from cpu_grpo.plan.rehearsal import Costs
+from cpu_grpo.shape import Shape
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one update, if every completion goes to its limit and has an advantage."""
+
+    rollout: float
+    learner: float
+    optimizer: float
+
+    @property
+    def update(self) -> float:
+        return self.rollout + self.learner + self.optimizer
+
+
+def update_seconds(shape: Shape, job: Job, costs: Costs) -> Seconds:
+    """A rollout serves `job.iterations` updates."""
+    layers = shape.layers
+    lots = job.sequences / job.decoded
+    prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
+    rollout = (
+        costs.lay_out.of(layers)
+        + costs.prefill.of(layers) * prefilled / costs.prefilled
+        + costs.step.of(layers) * (job.completion_tokens - 1) * lots
+    )
+    batches = -(-job.sequences // job.micro_batch)
+    full, rest = divmod(min(job.micro_batch, job.sequences), job.completions_at_once)
+    tokens = batches * (full * job.packed(job.completions_at_once) + (job.packed(rest) if rest else 0))
+    learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens / costs.learnt
+    return Seconds(rollout / job.iterations, learner, costs.optimize.of(layers))

@@ -1,0 +1,96 @@
+"""The plan against what a run really takes: models small enough for a test, and large beside the libraries."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cpu_grpo.plan.job import Job
+from cpu_grpo.plan.memory import LIBRARIES, Scheme, peak
+from cpu_grpo.shape import Shape
+
+SHAPE = Shape(512, 6, 8, 4, 64, 2048, 32_768)  # 41 million parameters
+TRAIN = """
+import json, sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import GRPOConfig
+from datasets import Dataset
+from cpu_grpo import CPUGRPOTrainer
+from cpu_grpo.hardware import ResourceMonitor
+from cpu_grpo.lean import Lean
+from cpu_grpo.lora import adapters
+from cpu_grpo.trainer import FastOptions
+
+scheme, shape, job, scratch, limit = json.loads(sys.argv[1])
+lean = scheme != "full"
+config = LlamaConfig(
+    vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], intermediate_size=shape["inner"],
+    num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kv_heads"],
+    head_dim=shape["head_dim"], tie_word_embeddings=True, eos_token_id=1, pad_token_id=0, bos_token_id=None,
+)
+with ResourceMonitor() as monitor:
+    libraries = monitor.rss()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16 if lean else torch.float32)
+    options = {"fast": FastOptions("fp32", job["micro_batch_tokens"], job["rows"], memory_limit=limit)}
+    if scheme == "lean":
+        options["optimizers"] = (Lean(model.parameters(), 1e-5), None)
+    if scheme == "lora":
+        options["peft_config"] = adapters(8, 16)
+    trainer = CPUGRPOTrainer(
+        model=model,
+        reward_funcs=lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids],
+        args=GRPOConfig(
+            output_dir=scratch, per_device_train_batch_size=job["micro_batch"], num_generations=job["group"],
+            gradient_accumulation_steps=job["prompts"] * job["group"] // job["micro_batch"],
+            max_completion_length=job["completion_tokens"], max_steps=2, use_cpu=True, bf16=False, report_to=[],
+            save_strategy="no", disable_tqdm=True, gradient_checkpointing=lean,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "abcdefgh" * (job["prompt_tokens"] // 8) + c} for c in "12345678"]),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(TOKENIZER),
+    )
+    trainer.eos_token_ids = [2**31 - 1]
+    trainer.train()
+print(json.dumps({"peak": monitor.peak_rss, "libraries": libraries}))
+"""
+
+
+@pytest.fixture
+def run(tiny_directory, tmp_path):
+    """Trains three updates in a process of its own; returns its peak, and what the libraries took of it."""
+
+    def train(scheme, job, limit=0):
+        places = f"TOKENIZER = {str(tiny_directory)!r}\n"
+        task = json.dumps([scheme, vars(SHAPE), vars(job), str(tmp_path), limit])
+        done = subprocess.run([sys.executable, "-c", places + TRAIN, task], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
+
+    return train
+
+
+def job(**changes):
+    settings = {"prompts": 2, "group": 8, "prompt_tokens": 65, "completion_tokens": 48, "micro_batch": 16}
+    return Job(**settings | {"micro_batch_tokens": 4096, "rows": 128, "updates": 2} | changes)
+
+
+@pytest.mark.parametrize(
+    "scheme", [Scheme("full", False), Scheme("lean", True), Scheme("lora", True, 8)], ids=lambda scheme: scheme.name
+)
+def test_the_planned_peak_is_within_a_tenth_of_the_measured_one(run, scheme):
+    measured = run(scheme.name, job())
+    planned = peak(SHAPE, job(), scheme, compute=4)
+    assert measured["libraries"] + planned.total - LIBRARIES == pytest.approx(measured["peak"], rel=0.1)
+
+
+def test_a_run_stays_within_its_limit(run):
+    work, full = job(completion_tokens=160), Scheme("full", False)
+    most = peak(SHAPE, work, full, 4).total
+    least = peak(SHAPE, replace(work, micro_batch_tokens=256), full, 4).total
+    limit = (most + least) // 2
+    held = run("full", work, limit)
+    assert held["peak"] <= limit < most
+    assert "Memory is short" in held["said"]

@@ -1,0 +1,86 @@
+import json
+import subprocess
+
+import pytest
+import torch
+
+from cpu_grpo import shape
+from cpu_grpo.decoder import decoder
+from cpu_grpo.errors import UserError
+from cpu_grpo.plan import rehearsal
+from cpu_grpo.plan.job import Job
+from cpu_grpo.plan.memory import Scheme
+
+FULL = Scheme("full", recompute=False)
+JOB = Job(2, 2, 12, 6, micro_batch=4, micro_batch_tokens=256, rows=8, updates=3, shared_tokens=4)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "cache_directory", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Measures in this process, which is quicker; returns the tasks that were measured."""
+    tasks = []
+
+    def run(command, **_):
+        tasks.append(json.loads(command[-1]))
+        costs = rehearsal.measure(tasks[-1])
+        return subprocess.CompletedProcess(command, 0, json.dumps(rehearsal.asdict(costs)), "")
+
+    monkeypatch.setattr(rehearsal.subprocess, "run", run)
+    return tasks
+
+
+def sizes(model):
+    return shape.of_decoder(decoder(model))
+
+
+@pytest.mark.parametrize(
+    "scheme", [FULL, Scheme("full", True), Scheme("lean", True), Scheme("lora", True, 4), Scheme("lora", True, 4, True)]
+)
+def test_every_piece_of_an_update_is_timed(tiny_model, here, scheme):
+    costs = rehearsal.rehearse(sizes(tiny_model), JOB, scheme, "fp32", torch.get_num_threads())
+    for name in ("lay_out", "prefill", "step", "round", "learn", "optimize"):
+        cost = getattr(costs, name)
+        assert min(cost.layer, cost.rest) >= 0
+        assert cost.of(100) > 0 or name in ("lay_out", "round")  # nothing to do where weights are read as they lie
+    assert (costs.prefilled, costs.learnt) == (4 + 2 * 8, 4 + 2 * 8 + 4 * 5)
+
+
+def test_the_same_pieces_are_not_timed_again(tiny_model, here):
+    first = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+    longer = Job(**vars(JOB) | {"prompts": 2, "updates": 500})
+    assert rehearsal.rehearse(sizes(tiny_model), longer, FULL, "fp32", 1) == first
+    assert len(here) == 1
+    rehearsal.rehearse(sizes(tiny_model), JOB, Scheme("lean", True), "fp32", 1)
+    assert len(here) == 2
+
+
+def test_a_damaged_cache_is_measured_anew(tiny_model, here, tmp_path):
+    rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+    (kept,) = (tmp_path / "cache").glob("costs-*.json")
+    kept.write_text('{"step": 1}')
+    costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+    assert len(here) == 2 and costs.step.of(2) > 0
+
+
+def test_stand_ins_have_the_models_sizes(any_model):
+    expected = sizes(any_model)
+    for layers in (1, 3):
+        made = rehearsal.stand_in(expected, layers, FULL)
+        assert shape.of_decoder(made) == rehearsal.replace(expected, layers=layers)
+
+
+def test_a_measurement_that_dies_is_told_in_a_sentence(tiny_model, monkeypatch):
+    died = subprocess.CompletedProcess([], 1, "", "Traceback\nMemoryError: no room")
+    monkeypatch.setattr(rehearsal.subprocess, "run", lambda *_, **__: died)
+    with pytest.raises(UserError, match=r"could not be timed \(MemoryError: no room\): free some memory"):
+        rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+
+
+def test_it_runs_in_a_process_of_its_own(tiny_model):
+    costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+    assert costs.learn.of(2) > 0
