@@ -79,23 +79,21 @@ def train_variant(
             )
             trainer.remove_callback(PrinterCallback)
             log.watch(trainer)
-            keep = partial(_keep, trainer, tokenizer, config, start, unfinished(target))
+            keep = partial(_keep, tokenizer, config, start, unfinished(target))
             if config.engine.name == "fast":
-                trainer.shortage.alarm = keep
+                trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
             begin = time.perf_counter()
             try:
                 trainer.train()
             except MemoryError as error:
-                keep()
+                keep(_whole(config, trainer))
                 raise UserError(
                     f"Memory ran out in update {len(log.history) + 1} ({error}): what was learnt until then is in "
                     f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
                     "ask `python -m cpu_grpo.plan` for a configuration that takes less."
                 ) from error
             train_seconds = time.perf_counter() - begin
-            if config.memory.scheme == "lora":
-                model = merged(trainer.model, config.seed)
-            save(model, tokenizer, directory, config, start)
+            save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
     figures |= comparison(plan, log.history) if plan else {}
@@ -107,10 +105,16 @@ def unfinished(target: Path) -> Path:
     return target.with_name(f"{target.name}-unfinished")
 
 
-def _keep(trainer: Any, tokenizer: Any, config: Train, start: Path, target: Path) -> None:
-    """Saves the weights as the last update left them; adapters as such, beside the model that they belong to."""
+def _keep(tokenizer: Any, config: Train, start: Path, target: Path, model: Any) -> None:
+    """Saves the weights as the last update left them; of a model with adapters, these alone."""
     with new_directory(target) as directory:
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, directory, config, start)
+        save(model, tokenizer, directory, config, start)
+
+
+def _whole(config: Train, trainer: Any) -> Any:
+    """The trained model; adapters are added to it, so that nothing can be trained any more."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return merged(model, config.seed) if config.memory.scheme == "lora" else model
 
 
 def scheme(config: Train, model: Any) -> dict[str, Any]:
