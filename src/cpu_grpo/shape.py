@@ -10,6 +10,7 @@ from cpu_grpo.decoder import ARCHITECTURES, Decoder
 from cpu_grpo.errors import UserError
 
 WITH_BIASES, WITH_HEAD_NORMS = ("qwen2",), ("qwen3",)
+WIDE = 4  # bytes of a number in fp32
 
 
 @dataclass(frozen=True)

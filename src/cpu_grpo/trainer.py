@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from cpu_grpo.decoder import Decoder, UnsupportedModel, decoder
+from cpu_grpo.decoder import UnsupportedModel, decoder
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory, release_memory
 from cpu_grpo.lean import Lean
 from cpu_grpo.learner import Rounded, completion_logps
@@ -18,7 +18,7 @@ from cpu_grpo.learner.batches import LOSSES, micro_batches, regrouped, work_of
 from cpu_grpo.learner.size import attended_pairs, micro_batch_bytes
 from cpu_grpo.rollout import Completion, Request, Sampling, generate, packed
 from cpu_grpo.rollout.size import rollout_bytes
-from cpu_grpo.shape import of_decoder
+from cpu_grpo.shape import Shape, of_decoder
 from cpu_grpo.shortage import Shortage
 
 CHECKED = 48  # tokens of each completion that the self-check looks at
@@ -76,6 +76,11 @@ class CPUGRPOTrainer(GRPOTrainer):
         if self.fast.precision != "auto":
             return self.fast.precision
         return fastest_precision() if self.args.bf16 else "fp32"
+
+    @cached_property
+    def _sizes(self) -> Shape:
+        """The model's."""
+        return of_decoder(decoder(self.accelerator.unwrap_model(self.model)))
 
     @property
     def _plain_precision(self) -> str:
@@ -154,7 +159,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         for row, ids in enumerate(prompt_ids):
             rows.setdefault(tuple(ids), []).append(row)
         model = decoder(self.accelerator.unwrap_model(self.model))
-        self._fit_rows(model, prompt_ids, max(map(len, rows.values())))
+        self._fit_rows(prompt_ids, max(map(len, rows.values())))
         groups = generate(
             packed(model, self.precision, min(self._rows, len(prompt_ids)), self.fast.share_weights),
             [Request(list(prompt), len(members)) for prompt, members in rows.items()],
@@ -170,20 +175,20 @@ class CPUGRPOTrainer(GRPOTrainer):
                 completions[row] = completion
         return completions
 
-    def _fit_rows(self, model: Decoder, prompt_ids: list[list[int]], group: int) -> None:
+    def _fit_rows(self, prompt_ids: list[list[int]], group: int) -> None:
         """Halves the rows of rollouts until there is memory for them; a group stays together.
 
         Raises:
             MemoryError: there is none for one group.
         """
-        sizes = of_decoder(model)
-        held = 0 if self.fast.share_weights else min(DTYPES[self.precision].itemsize, model.embedding.element_size())
+        held = next(self.model.parameters()).element_size()
 
         def needed(rows: int) -> int:
             prompts = -(-rows // group)
             longest = max(map(len, prompt_ids))
             compute = DTYPES[self.precision].itemsize
-            return rollout_bytes(sizes, rows, prompts, longest, self.max_completion_length, compute, held)
+            limit, shared = self.max_completion_length, self.fast.share_weights
+            return rollout_bytes(self._sizes, rows, prompts, longest, limit, compute, held, shared)
 
         rows = max(group, min(self._rows, len(prompt_ids)))
         while rows > group and not self.shortage.room_for(needed(rows)):
@@ -259,9 +264,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         prompts, tokens = work_of(part)
         longest, scored = int(part["prompt_mask"].sum(dim=1).max()), int(part["completion_mask"].sum())
         pairs = attended_pairs(longest, completions, length, prompts)
-        sizes = of_decoder(decoder(self.accelerator.unwrap_model(self.model)))
         compute = DTYPES[self.precision].itemsize
-        kept = micro_batch_bytes(sizes, tokens, scored, pairs, compute, self.args.gradient_checkpointing)
+        kept = micro_batch_bytes(self._sizes, tokens, scored, pairs, compute, self.args.gradient_checkpointing)
         return kept + (self._coming() if torch.is_grad_enabled() else 0)
 
     def _coming(self) -> int:

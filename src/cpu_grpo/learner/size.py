@@ -2,9 +2,7 @@
 
 from cpu_grpo.learner.forward import CHUNK
 from cpu_grpo.learner.head import BLOCK
-from cpu_grpo.shape import Shape
-
-WIDE = 4  # bytes of a number in fp32
+from cpu_grpo.shape import WIDE, Shape
 
 
 def micro_batch_bytes(shape: Shape, tokens: int, scored: int, pairs: int, compute: int, recompute: bool) -> int:

@@ -74,15 +74,20 @@ def settle(config: Train, known: Known, room: Budget) -> Option:
         UserError: it does not fit; the message has the nearest configuration that does.
     """
     asked = config.memory.scheme
-    for scheme in EXACT if asked == "auto" else (asked,):
+    for scheme in _asked(config):
         for option in _of_scheme(config, scheme, known):
             if option.peak.total <= room.bytes:
                 return option
-    smallest = known.option(config if asked != "auto" else with_scheme(config, EXACT[0]))
+    first = known.option(with_scheme(config, _asked(config)[0]))
     raise UserError(
-        f"memory.scheme={asked} needs {gigabytes(smallest.peak.total)} for this model and batch, and {room.reason}: "
+        f"memory.scheme={asked} needs {gigabytes(first.peak.total)} for this model and batch, and {room.reason}: "
         f"{_advice(config, known, room)}."
     )
+
+
+def _asked(config: Train) -> tuple[str, ...]:
+    """The schemes that the configuration allows."""
+    return EXACT if config.memory.scheme == "auto" else (config.memory.scheme,)
 
 
 def schemes(config: Train, known: Known) -> list[Option]:
@@ -128,10 +133,7 @@ def _checkpointed(config: Train) -> Train:
 
 def _advice(config: Train, known: Known, room: Budget) -> str:
     """The nearest configuration that fits, in words."""
-    tried = [
-        s for s in (*EXACT, "lora") if s != config.memory.scheme and not (config.memory.scheme == "auto" and s in EXACT)
-    ]
-    for scheme in tried:
+    for scheme in (scheme for scheme in (*EXACT, "lora") if scheme not in _asked(config)):
         for option in _of_scheme(config, scheme, known):
             if option.peak.total <= room.bytes:
                 rate = (

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from cpu_grpo.config.schema import Train
 from cpu_grpo.kernels.products import FEW
 from cpu_grpo.learner.forward import MANY
-from cpu_grpo.learner.size import WIDE, attended_pairs, micro_batch_bytes
+from cpu_grpo.learner.size import attended_pairs, micro_batch_bytes
 from cpu_grpo.plan.job import Job
 from cpu_grpo.rollout.size import rollout_bytes
-from cpu_grpo.shape import Shape
+from cpu_grpo.shape import WIDE, Shape
 
 LIBRARIES = 560_000_000  # bytes of a training process that has imported what it needs, and has no model
 # Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are
-# kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take (docs/log.md).
+# kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take, which grows with
+# the bytes of their numbers (docs/log.md).
 WASTED_SHARE = {False: 0.12, True: 0.02}  # by whether large buffers are given back
-WASTED_BYTES = {False: 0, True: 200_000_000}
+WASTED_BY_SMALL = 75_000_000  # for each byte of a number that products are computed in
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,11 @@ class Peak:
     optimizer: int
     rollout: int  # besides: weights laid out for it, keys and values, prefill
     learner: int  # besides: activations, scores, gradients
-    gives_back: bool  # not bytes: whether large buffers are given back when freed
+    wasted: int
 
     @property
     def total(self) -> int:
-        """Rollout and learner take turns."""
-        used = self.weights + self.optimizer + max(self.rollout, self.learner)
-        return self.libraries + WASTED_BYTES[self.gives_back] + round(used * (1 + WASTED_SHARE[self.gives_back]))
+        return self.libraries + self.weights + self.optimizer + max(self.rollout, self.learner) + self.wasted
 
 
 def peak(shape: Shape, job: Job, scheme: Scheme, compute: int) -> Peak:
@@ -74,22 +73,14 @@ def peak(shape: Shape, job: Job, scheme: Scheme, compute: int) -> Peak:
     trained = shape.adapters(scheme.rank) if scheme.rank else shape.parameters
     adapters = WIDE * trained if scheme.rank else 0
     optimizer = {"full": 2 * WIDE * trained, "lean": 0, "lora": 2 * WIDE * trained}[scheme.name]
-    return Peak(
-        libraries=LIBRARIES,
-        weights=scheme.held * shape.parameters * (1 + job.reference) + adapters,
-        optimizer=optimizer,
-        rollout=rollout_bytes(
-            shape,
-            job.decoded,
-            -(-job.decoded // job.group),
-            job.prompt_tokens,
-            job.completion_tokens,
-            compute,
-            copy=_laid_out(job, scheme, compute),
-        ),
-        learner=learner_bytes(shape, job, scheme, compute, trained),
-        gives_back=scheme.recompute,
-    )
+    weights = scheme.held * shape.parameters * (1 + job.reference) + adapters
+    prompts = -(-job.decoded // job.group)
+    lengths = (job.prompt_tokens, job.completion_tokens)
+    rollout = rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared)
+    learner = learner_bytes(shape, job, scheme, compute, trained)
+    used = weights + optimizer + max(rollout, learner)  # rollout and learner take turns
+    wasted = round(used * WASTED_SHARE[scheme.recompute]) + scheme.recompute * WASTED_BY_SMALL * compute
+    return Peak(LIBRARIES, weights, optimizer, rollout, learner, wasted)
 
 
 def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained: int) -> int:
@@ -109,12 +100,6 @@ def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained:
     gradients = WIDE * trained
     before = gradients if job.parts > 1 else 0  # of the parts that came before
     return rounded + max(before + kept + head, gradients + embedding)
-
-
-def _laid_out(job: Job, scheme: Scheme, compute: int) -> int:
-    """Bytes of a weight that the rollout has in a layout of its own (rollout/weights.py)."""
-    where_they_lie = scheme.shared or (job.decoded <= FEW and compute == scheme.held == 2)
-    return 0 if where_they_lie else min(compute, scheme.held)
 
 
 def _rounded(shape: Shape, scheme: Scheme, compute: int, tokens: int) -> int:

@@ -1,14 +1,13 @@
 """How much memory a rollout takes, counted from what its code holds."""
 
+from cpu_grpo.kernels.products import FEW
 from cpu_grpo.rollout import CACHE_BYTES
 from cpu_grpo.rollout.schedule import PREFILL_TOKENS
-from cpu_grpo.shape import Shape
-
-WIDE = 4  # bytes of a number in fp32
+from cpu_grpo.shape import WIDE, Shape
 
 
 def rollout_bytes(
-    shape: Shape, rows: int, prompts: int, prompt_tokens: int, limit: int, compute: int, copy: int
+    shape: Shape, rows: int, prompts: int, prompt_tokens: int, limit: int, compute: int, held: int, shared: bool
 ) -> int:
     """Weights laid out, keys and values, and the larger of a prefill and a decoding step.
 
@@ -18,8 +17,11 @@ def rollout_bytes(
         prompt_tokens: of the longest prompt.
         limit: tokens a completion may have.
         compute: bytes of a number that products are computed in.
-        copy: bytes of a weight that is laid out; 0 where weights are read where they lie.
+        held: bytes of a weight as the model holds it.
+        shared: the weights are read where they lie in any case.
     """
+    where_they_lie = shared or (rows <= FEW and compute == held == 2)  # as weights.packed has it
+    copy = 0 if where_they_lie else min(compute, held)
     token = 2 * shape.layers * shape.keys * compute  # its keys and values
     cache = min(CACHE_BYTES, rows * limit * token)
     blocks = 2 * prompts * prompt_tokens * token  # as they are computed, and as they are stored
