@@ -23,7 +23,7 @@ from cpu_grpo.lean import Lean
 from cpu_grpo.lora import adapters
 from cpu_grpo.trainer import FastOptions
 
-scheme, shape, job, scratch, limit = json.loads(sys.argv[1])
+scheme, shape, job, scratch = json.loads(sys.argv[1])
 lean = scheme != "full"
 config = LlamaConfig(
     vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], intermediate_size=shape["inner"],
@@ -34,7 +34,7 @@ with ResourceMonitor() as monitor:
     libraries = monitor.rss()
     torch.manual_seed(0)
     model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16 if lean else torch.float32)
-    options = {"fast": FastOptions("fp32", job["micro_batch_tokens"], job["rows"], memory_limit=limit)}
+    options = {"fast": FastOptions("fp32", job["micro_batch_tokens"], job["rows"])}
     if scheme == "lean":
         options["optimizers"] = (Lean(model.parameters(), 1e-5), None)
     if scheme == "lora":
@@ -59,11 +59,11 @@ print(json.dumps({"peak": monitor.peak_rss, "libraries": libraries}))
 
 @pytest.fixture
 def run(tiny_directory, tmp_path):
-    """Trains three updates in a process of its own; returns its peak, and what the libraries took of it."""
+    """Trains two updates in a process of its own; returns its peak, and what the libraries took of it."""
 
-    def train(scheme, job, limit=0):
+    def train(scheme, job):
         places = f"TOKENIZER = {str(tiny_directory)!r}\n"
-        task = json.dumps([scheme, vars(SHAPE), vars(job), str(tmp_path), limit])
+        task = json.dumps([scheme, vars(SHAPE), vars(job), str(tmp_path)])
         done = subprocess.run([sys.executable, "-c", places + TRAIN, task], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])
