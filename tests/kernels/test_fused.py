@@ -124,6 +124,9 @@ def test_swiglu_has_the_gradient_of_autograd(kernels, dtype, rows, features, lay
     found = fused.swiglu_backward(lay(gradient), lay(x))
     assert found.dtype == dtype
     close(found, wanted)
+    there = lay(x.clone())
+    assert fused.swiglu_backward(lay(gradient), there, overwrite=True) is there
+    assert there.equal(found)
 
 
 @wild_test

@@ -54,17 +54,15 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
     return functional.silu(gate).mul_(up)
 
 
-def swiglu_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The gradient of `swiglu`'s input, (n, 2 I)."""
-    out = torch.empty_like(x)
+def swiglu_backward(gradient: torch.Tensor, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+    """The gradient of `swiglu`'s input, (n, 2 I); in the input's place, with `overwrite`."""
     if (kernels := native(x.dtype)) and _simple(x, gradient):
+        out = x if overwrite else torch.empty_like(x)
         kernels.swiglu_backward(gradient, x, out, *gradient.shape)
         return out
     gate, up = x.chunk(2, dim=-1)
-    dgate, dup = out.chunk(2, dim=-1)
-    torch.mul(functional.silu(gate), gradient, out=dup)
-    dgate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
-    return out
+    dgate, dup = torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate) * gradient
+    return torch.cat([dgate, dup], dim=-1, out=x if overwrite else None)
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int = 1) -> torch.Tensor:

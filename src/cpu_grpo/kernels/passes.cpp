@@ -79,9 +79,9 @@ void swiglu_backward(const T* gradient, const T* x, T* dx, int64_t n, int64_t h)
         T *dgate = dx + i * 2 * h, *dup = dgate + h;
 #pragma omp simd
         for (int64_t j = 0; j < h; j++) {
-            float a = wide(gate[j]), s = sigmoid(a), given = wide(g[j]);
-            put(dup[j], given * a * s);
-            put(dgate[j], given * wide(up[j]) * s * (1.0f + a * (1.0f - s)));
+            float a = wide(gate[j]), b = wide(up[j]), s = sigmoid(a), given = wide(g[j]);
+            put(dup[j], given * a * s);  // perhaps in the place of up[j]
+            put(dgate[j], given * b * s * (1.0f + a * (1.0f - s)));
         }
     }
 }

@@ -104,9 +104,9 @@ def token_scores(
     for number, (layer, joints) in enumerate(zip(decoder.layers, model.layers, strict=True)):
         if recompute:
             x, delta = Kept.apply(x, delta, (places[number],)), None
-            x, delta = checkpoint(_layer, x, delta, layer, joints, angles, pack, model, use_reentrant=False)
+            x, delta = checkpoint(_layer, x, delta, layer, joints, angles, pack, model, True, use_reentrant=False)
         else:
-            x, delta = _layer(x, delta, layer, joints, angles, pack, model)
+            x, delta = _layer(x, delta, layer, joints, angles, pack, model, False)
     _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
     chunk = -(-CHUNK // 2) if recompute else CHUNK
     return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, recompute)
@@ -120,6 +120,7 @@ def _layer(
     angles: tuple[torch.Tensor, torch.Tensor],
     pack: Pack,
     model: Rounded,
+    recomputed: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The residual stream (N, H) in fp32 and what the layer before adds to it -> the same of this layer."""
     qkv, o, gate_up, down = joints
@@ -131,7 +132,7 @@ def _layer(
     q, k = Rotary.apply(q, *angles), Rotary.apply(k, *angles)
     attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale)  # (N, heads, d)
     x, normed = _norm(x, o(attended.flatten(1)), layer.mlp_norm, model.dtype)
-    return x, down(SwiGLU.apply(gate_up(normed)))
+    return x, down(SwiGLU.apply(gate_up(normed), recomputed))
 
 
 def _heads(qkv: torch.Tensor, decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

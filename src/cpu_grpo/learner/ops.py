@@ -114,16 +114,20 @@ def places_like(x: torch.Tensor, count: int) -> list[torch.Tensor]:
 
 
 class SwiGLU(torch.autograd.Function):
-    """(n, 2 I), gates then ups, -> (n, I)."""
+    """(x (n, 2 I), gates then ups, overwrite) -> (n, I).
+
+    With `overwrite` the gradient takes x's place: for recomputed layers, where each backward has an x of its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         ctx.save_for_backward(x)
+        ctx.overwrite = overwrite
         return fused.swiglu(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return fused.swiglu_backward(gradient, *ctx.saved_tensors)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return fused.swiglu_backward(gradient, *ctx.saved_tensors, ctx.overwrite), None
 
 
 class Rotary(torch.autograd.Function):
