@@ -50,9 +50,11 @@ class Bench:
             return Work(prompts, 2, 16, completion_tokens // 16)
         return Work(prompts, 8, 115, completion_tokens)
 
+    def describe_model(self, model: str) -> str:
+        return f"tiny stand-in for {model}" if self.quick else ENGINES[model]
+
     def describe(self, model: str, work: Work) -> str:
-        name = f"tiny stand-in for {model}" if self.quick else ENGINES[model]
-        return f"{name}, {work.prompts} x {work.completions} x {work.completion_tokens} tokens"
+        return f"{self.describe_model(model)}, {work.prompts} x {work.completions} x {work.completion_tokens} tokens"
 
     def measure(self, key: str, engines: dict[str, tuple[int, Ask]]) -> dict[str, list[Json]]:
         """The answers of each engine, asked as often as its count says, in turns; made once and kept under `key`.

@@ -1,17 +1,25 @@
-"""Rows about memory: the peak of whole updates in fresh processes, by scheme, and what a scheme costs in speed."""
+"""Rows about memory: the peak of whole updates and of the default job in fresh processes, by scheme, and what a scheme
+costs in speed."""
 
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
 from statistics import median
 
 from bench import Bench
 from figures import Figure
 from update_rows import asking
-from worker import Json
+from worker import Json, ask
 
 SCHEMES = {
     "ours": "full: fp32, AdamW",
     "ours lean": "lean: bf16, updated within backward",
     "ours lora": "LoRA of rank 16 on bf16",
 }
+
+JOB = ["variant=ultra_fast", "trainer.max_steps=2"]  # the largest of the default job's; its memory does not grow
+JOB_GOALS = {"full": None, "lean": 1.5, "lora": 1.5}  # GB at most
 
 
 def memory(bench: Bench, model: str, goals: dict[str, float | None], speed: float | None = None) -> list[Figure]:
@@ -50,3 +58,54 @@ def _peak(bench: Bench, model: str, engine: str, answers: list[Json], goal: floa
         at_most=True,
         note="of the whole process, its libraries included",
     )
+
+
+def default_job(bench: Bench) -> list[Figure]:
+    """Peak memory of the default job's training by each scheme, cut off after two updates."""
+    with tempfile.TemporaryDirectory() as scratch:
+        task = (_tiny_job if bench.quick else _job)(bench, Path(scratch))
+        engines = {
+            scheme: (1, partial(ask, "measure_job.py", task | {"training": [*task["training"], f"memory={scheme}"]}))
+            for scheme in JOB_GOALS
+        }
+        runs = bench.measure("memory_default_job", engines)
+    figures = []
+    for scheme, goal in JOB_GOALS.items():
+        most = max((answer["peak_bytes"] / 1e9 for answer in runs[scheme]), default=None)
+        figures.append(
+            Figure(
+                f"peak memory of a training run, memory={scheme}",
+                f"default job, {'tiny stand-in' if bench.quick else 'ultra_fast'}, 2 updates",
+                ours=most,
+                unit="GB",
+                value=most,
+                value_unit="GB",
+                goal=goal,
+                at_most=True,
+                note=f"all processes of pipelines/train.py; in {runs[scheme][0]['precision']}" if runs[scheme] else "",
+            )
+        )
+    return figures
+
+
+def _job(bench: Bench, scratch: Path) -> Json:
+    """The task of a run of the default job that finds its base model in `scratch`."""
+    (scratch / "models").mkdir()
+    (scratch / "models" / "base").symlink_to(bench.base, target_is_directory=True)
+    return {"directory": str(scratch), "settings": [], "training": JOB}
+
+
+def _tiny_job(bench: Bench, scratch: Path) -> Json:
+    """The same with a tiny model and problems that need no drawing."""
+    model, problems = scratch / "tiny", scratch / "problems.jsonl"
+    ask("workloads.py", bench.task("135m") | {"directory": str(model), "groups": []})
+    problems.write_text("".join(json.dumps({"question": f"{n} + 1 =", "answer": n + 1}) + "\n" for n in range(64)))
+    (scratch / "data").mkdir()  # none are drawn before
+    settings = ["model=path", f"model.path={model}", "task=jsonl", f"task.path={problems}"]
+    settings += [f"task.{split}=8" for split in ("train", "validation", "test")]
+    sizes = ["per_device_train_batch_size=8", "num_generations=4", "max_completion_length=4"]
+    return {
+        "directory": str(scratch),
+        "settings": settings,
+        "training": [*JOB, *(f"trainer.{size}" for size in sizes)],
+    }

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bench import Bench
 from figures import Figure, table
-from memory_rows import memory
+from load_rows import load_time
+from memory_rows import default_job, memory
 from part_rows import learner, rollout
 from plan_rows import plan
 from run_rows import cpu_use, time_to_accuracy
@@ -48,6 +49,8 @@ ROWS: dict[str, Row] = {
     "learner_494m": partial(learner, model="494m"),
     "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
     "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),
+    "memory_default_job": default_job,
+    "load_494m": partial(load_time, model="494m"),
     "plan": lambda bench: plan(bench, setup(Hardware())),
     "linearity": linear,
     "weight_refresh": weight_refresh,

@@ -6,7 +6,9 @@ import sys
 from statistics import median
 
 import bench
+import load_rows
 import measure_machine
+import memory_rows
 import part_rows
 import pytest
 import run
@@ -52,7 +54,7 @@ def in_process(monkeypatch):
         work = module._save if script == "workloads.py" else module.measure
         return json.loads(json.dumps(work(json.loads(json.dumps(task)))))
 
-    for module in (run, update_rows, part_rows, run_rows):
+    for module in (run, update_rows, part_rows, run_rows, load_rows, memory_rows):
         monkeypatch.setattr(module, "ask", ask)
     monkeypatch.delenv("VLLM_PYTHON", raising=False)
     monkeypatch.chdir(ROOT)  # where run.main goes, so that this is undone
@@ -89,6 +91,17 @@ def test_every_row_is_printed_and_written_and_agrees_with_its_runs(in_process, t
     assert plain["value"] == pytest.approx(plain["ours"] / plain["other"])
     learner = report["rows"]["learner_135m"][0]
     assert learner["value"] == pytest.approx(learner["ours"] / learner["bound"]) and learner["value"] < 1
+    (load,) = report["rows"]["load_494m"]
+    assert load["ours"] == median(answer["seconds"] for answer in report["runs"]["load_494m"]["ours"])
+    for answer in report["runs"]["load_494m"]["ours"]:
+        parts = sum(answer[f"{part}_seconds"] for part in ("read", "pack", "forward"))
+        assert answer["seconds"] == pytest.approx(parts)
+    jobs = report["runs"]["memory_default_job"]
+    assert [(scheme, job["memory"], job["updates"]) for scheme, (job,) in jobs.items()] == [
+        (scheme, scheme, 2) for scheme in ("full", "lean", "lora")
+    ]
+    for figure, (job,) in zip(report["rows"]["memory_default_job"], jobs.values(), strict=True):
+        assert figure["value"] == job["peak_bytes"] / 1e9 >= job["peak_rss_bytes"] / 1e9 > 0.1
     refresh = report["rows"]["weight_refresh"][0]
     assert refresh["value"] == pytest.approx(refresh["ours"] / fp32["ours"])
     assert report["rows"]["time_to_accuracy"][0]["value"] is None and "not reached" in printed
