@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,32 @@ def test_a_directory_is_taken_over_with_its_hashes(source, tmp_path):
     model, tokenizer = load_model(tmp_path / "base")
     assert model.dtype == torch.float32
     assert tokenizer.chat_template
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_weights_are_mapped_from_their_file_which_training_in_place_leaves_alone(source):
+    """Read on first use, and copied on first write: a model is there at once, in no more memory than it needs."""
+    file = source / "model.safetensors"
+    before = digest(file)
+    model, _ = load_model(source)
+    assert str(file) in Path("/proc/self/maps").read_text()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert digest(file) == before
+
+
+def test_a_model_may_replace_the_directory_that_it_is_mapped_from(source):
+    model, tokenizer = load_model(source)
+    wanted = {name: parameter.detach().clone() + 1 for name, parameter in model.named_parameters()}
+    with files.new_directory(source) as directory:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    for found in (model, load_model(source)[0]):
+        assert all(parameter.equal(wanted[name]) for name, parameter in found.named_parameters())
 
 
 def test_only_safetensors_are_copied(source, tmp_path):
