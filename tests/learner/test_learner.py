@@ -1,6 +1,7 @@
 """The learner against the naive computation: each row by itself, without padding, every position projected."""
 
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -330,3 +331,22 @@ def test_an_adapter_on_the_head_is_named(tokenizer):
     untied = LlamaForCausalLM(tiny_config(tokenizer, tie_word_embeddings=False))
     with pytest.raises(UnsupportedModel, match="its head has an adapter"):
         decoder(with_lora(untied, target_modules=["lm_head"]))
+
+
+def test_without_a_gradient_no_scores_are_kept(tiny_model, monkeypatch):
+    made, alive = [], []
+
+    def watched(scores, targets, temperature):
+        alive.append(sum(reference() is not None for reference in made))
+        made.append(weakref.ref(scores))
+        return token_scores(scores, targets, temperature)
+
+    token_scores = head.fused.token_scores
+    monkeypatch.setattr(head.fused, "token_scores", watched)
+    monkeypatch.setattr(forward, "CHUNK", 1)
+    learned(tiny_model)
+    assert max(alive) > 1, "else this test could not tell"
+    made.clear(), alive.clear()
+    with torch.no_grad():
+        learned(tiny_model)
+    assert max(alive) <= 1

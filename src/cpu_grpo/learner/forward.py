@@ -109,7 +109,8 @@ def token_scores(
             x, delta = _layer(x, delta, layer, joints, angles, pack, model, False)
     _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
     chunk = -(-CHUNK // 2) if recompute else CHUNK
-    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, recompute)
+    forget = recompute or not torch.is_grad_enabled()  # autograd's functions cannot tell that no gradient is wanted
+    return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, forget)
 
 
 def _layer(
