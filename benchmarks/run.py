@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import Bench
 from figures import Figure, table
+from limit_rows import hard_limit
 from load_rows import load_time
 from memory_rows import default_job, memory
 from part_rows import learner, rollout
@@ -50,6 +51,7 @@ ROWS: dict[str, Row] = {
     "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
     "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),
     "memory_default_job": default_job,
+    "limit_494m": partial(hard_limit, model="494m", most=3.5),
     "load_494m": partial(load_time, model="494m"),
     "plan": lambda bench: plan(bench, setup(Hardware())),
     "linearity": linear,

@@ -113,9 +113,14 @@ def _runs(bench: Bench, key: str, model: str, work: Work, others: tuple[str, ...
 
 
 def asking(bench: Bench, model: str, work: Work, engine: str) -> Callable[[], Json]:
+    task = update_task(bench, model, work, engine)
+    return lambda: ask("measure_update.py", task)
+
+
+def update_task(bench: Bench, model: str, work: Work, engine: str) -> Json:
     """One timed update. Only ours warms up at full size: a stock update takes minutes."""
-    task = bench.task(model) | {"engine": engine, "work": asdict(work), "updates": 1}
-    return lambda: ask("measure_update.py", task | {"full_warm_ups": int(engine.startswith("ours"))})
+    warm_ups = int(engine.startswith("ours"))
+    return bench.task(model) | {"engine": engine, "work": asdict(work), "updates": 1, "full_warm_ups": warm_ups}
 
 
 def _bound(bench: Bench, answers: list[Json], work: Work) -> float | None:

@@ -30,8 +30,13 @@ class WorkerFailed(Exception):
     """A worker died; the message says how."""
 
 
-def ask(script: str, task: Json, python: str = sys.executable, **environment: str) -> Json:
+def ask(
+    script: str, task: Json, python: str = sys.executable, before: Callable[[], None] | None = None, **environment: str
+) -> Json:
     """Runs one of this folder's scripts on a task; returns its answer.
+
+    Args:
+        before: called in the new process before it starts.
 
     Raises:
         WorkerFailed: the script ended with an error or was killed.
@@ -42,6 +47,7 @@ def ask(script: str, task: Json, python: str = sys.executable, **environment: st
         text=True,
         cwd=ROOT,
         env=os.environ | QUIET | environment,
+        preexec_fn=before,
         check=False,
     )
     if done.returncode < 0:
