@@ -1,10 +1,13 @@
 """The plan against what a run really takes: models small enough for a test, and large beside the libraries."""
 
 import json
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from limits import NoGroup, memory_group
 
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import LIBRARIES, Scheme, peak
@@ -23,7 +26,7 @@ from cpu_grpo.lean import Lean
 from cpu_grpo.lora import adapters
 from cpu_grpo.trainer import FastOptions
 
-scheme, shape, job, scratch = json.loads(sys.argv[1])
+scheme, shape, job, scratch, watch = json.loads(sys.argv[1])
 lean = scheme != "full"
 config = LlamaConfig(
     vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], intermediate_size=shape["inner"],
@@ -50,21 +53,33 @@ with ResourceMonitor() as monitor:
         ),
         train_dataset=Dataset.from_list([{"prompt": "abcdefgh" * (job["prompt_tokens"] // 8) + c} for c in "12345678"]),
         processing_class=PreTrainedTokenizerFast.from_pretrained(TOKENIZER),
+        **options,
     )
     trainer.eos_token_ids = [2**31 - 1]
+    if not watch:
+        trainer.shortage.room_for = lambda needed, patience=0: True
+    parts, next_part = {}, trainer._next_part
+    def counted(waiting):
+        parts[trainer.state.global_step] = parts.get(trainer.state.global_step, 0) + 1
+        return next_part(waiting)
+    trainer._next_part = counted
     trainer.train()
-print(json.dumps({"peak": monitor.peak_rss, "libraries": libraries}))
+print(json.dumps({"peak": monitor.peak_rss, "libraries": libraries, "parts": parts[1]}))
 """
 
 
 @pytest.fixture
 def run(tiny_directory, tmp_path):
-    """Trains two updates in a process of its own; returns its peak, and what the libraries took of it."""
+    """Trains two updates in a process of its own; returns its peak, what the libraries took of it, and the parts of the
+    last update; None if it was killed."""
 
-    def train(scheme, job):
+    def train(scheme, job, watch=True, before=None):
         places = f"TOKENIZER = {str(tiny_directory)!r}\n"
-        task = json.dumps([scheme, vars(SHAPE), vars(job), str(tmp_path)])
-        done = subprocess.run([sys.executable, "-c", places + TRAIN, task], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", places + TRAIN]
+        command.append(json.dumps([scheme, vars(SHAPE), vars(job), str(tmp_path), watch]))
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=before, check=False)
+        if done.returncode == -signal.SIGKILL:
+            return None
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -83,3 +98,23 @@ def test_the_planned_peak_is_within_a_tenth_of_the_measured_one(run, scheme):
     measured = run(scheme.name, job())
     planned = peak(SHAPE, job(), scheme, compute=4)
     assert measured["libraries"] + planned.total - LIBRARIES == pytest.approx(measured["peak"], rel=0.1)
+
+
+def test_smaller_micro_batches_take_as_little_as_planned(run):
+    full, smaller = Scheme("full", False), job(completion_tokens=160, micro_batch_tokens=256)
+    measured = run("full", smaller)
+    planned = peak(SHAPE, smaller, full, 4).total
+    assert measured["libraries"] + planned - LIBRARIES == pytest.approx(measured["peak"], rel=0.1)
+    assert planned < 0.75 * peak(SHAPE, replace(smaller, micro_batch_tokens=4096), full, 4).total
+
+
+def test_a_run_goes_on_in_smaller_steps_under_a_hard_limit_that_kills_one_without_the_watch(run):
+    asked, full = job(completion_tokens=160), Scheme("full", False)
+    most, least = (peak(SHAPE, replace(asked, micro_batch_tokens=tokens), full, 4).total for tokens in (4096, 256))
+    try:
+        with memory_group((most + least) // 2) as group:
+            assert run("full", asked, watch=False, before=group.enter) is None
+            held = run("full", asked, before=group.enter)
+    except NoGroup as error:
+        pytest.skip(str(error))
+    assert held is not None and held["parts"] > 1

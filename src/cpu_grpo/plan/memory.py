@@ -15,10 +15,9 @@ from cpu_grpo.shape import WIDE, Shape
 
 LIBRARIES = 560_000_000  # bytes of a training process that has imported what it needs, and has no model
 # Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are
-# kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take, which grows with
-# the bytes of their numbers (docs/log.md).
+# kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take (docs/log.md).
 WASTED_SHARE = {False: 0.12, True: 0.02}  # by whether large buffers are given back
-WASTED_BY_SMALL = 75_000_000  # for each byte of a number that products are computed in
+WASTED_BY_SMALL = 150_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def peak(shape: Shape, job: Job, scheme: Scheme, compute: int) -> Peak:
     rollout = rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared)
     learner = learner_bytes(shape, job, scheme, compute, trained)
     used = weights + optimizer + max(rollout, learner)  # rollout and learner take turns
-    wasted = round(used * WASTED_SHARE[scheme.recompute]) + scheme.recompute * WASTED_BY_SMALL * compute
+    wasted = round(used * WASTED_SHARE[scheme.recompute]) + scheme.recompute * WASTED_BY_SMALL
     return Peak(LIBRARIES, weights, optimizer, rollout, learner, wasted)
 
 
