@@ -7,17 +7,20 @@ from types import TracebackType
 import psutil
 
 from cpu_grpo.hardware.cores import usable_cores
+from cpu_grpo.hardware.memory import peak_held, reset_peak
 
 
 class ResourceMonitor:
     """Peak memory and CPU use of this process over a `with` block, on every operating system.
 
-    `peak_rss` is in bytes, sampled five times a second; `cpu_use` is CPU time over wall time times cores, 0 to 1.
+    `peak_rss` is in bytes: the kernel's own on Linux, elsewhere sampled five times a second, which misses what is held
+    for less. `cpu_use` is CPU time over wall time times cores, 0 to 1.
     """
 
     def __enter__(self) -> "ResourceMonitor":
         self._process = psutil.Process()
         self._cores = usable_cores()
+        self._exact = reset_peak()
         self.peak_rss = self._process.memory_info().rss
         self._begin = (time.perf_counter(), self._cpu_seconds())
         self._last = self._begin
@@ -45,7 +48,7 @@ class ResourceMonitor:
     def rss(self) -> int:
         """Bytes of memory held now."""
         now = self._process.memory_info().rss
-        self.peak_rss = max(self.peak_rss, now)
+        self.peak_rss = max(self.peak_rss, now, peak_held() if self._exact else 0)
         return now
 
     def _use(self, since: tuple[float, float]) -> float:
