@@ -44,14 +44,14 @@ def norm_backward(
     return (gradient * weight).sub_(normed.mul_(along)).mul_(scales[:, None]), dweight
 
 
-def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """(n, 2 I), gates then ups, -> silu(gate) * up, (n, I)."""
+def swiglu(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """(n, 2 I), gates then ups, -> silu(gate) * up, (n, I), in `out` if it is given."""
+    out = x.new_empty(x.size(0), x.size(1) // 2) if out is None else out
     if (kernels := native(x.dtype)) and _simple(x):
-        out = x.new_empty(x.size(0), x.size(1) // 2)
         kernels.swiglu(x, out, *out.shape)
         return out
     gate, up = x.chunk(2, dim=-1)
-    return functional.silu(gate).mul_(up)
+    return torch.mul(functional.silu(gate), up, out=out)
 
 
 def swiglu_backward(gradient: torch.Tensor, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:

@@ -127,9 +127,10 @@ class InPlace:
         wide = (None if bias is None else bias.detach().float() for bias in biases)
         return InPlace(dtype, tuple(weight.detach() for weight in weights), tuple(wide), level)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         outs = [weight.size(0) for weight in self.weights]
-        out, rows = x.new_empty(x.size(0), sum(outs)), x[:, : self.ins].contiguous()
+        out = x.new_empty(x.size(0), sum(outs)) if out is None else out
+        rows = x[:, : self.ins].contiguous()
         level = x[:, self.ins].float().contiguous() if self.level else None  # (n,)
         for some, weight, bias in zip(out.split(outs, dim=1), self.weights, self.biases, strict=True):
             kernels = native(self.dtype, weight.dtype)

@@ -1,7 +1,9 @@
 """A packed sequence through the decoder: token log-probs and entropies, differentiable in the master weights."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -36,11 +38,11 @@ class Joint:
             return Joint(lambda x: torch.nn.functional.linear(x, weight, bias), lambda g: g @ weight, parts)
         return Joint(library_product(weight, bias, ROWS), library_product(weight.t(), None, ROWS), parts)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in) -> (N, sum of outs)."""
+    def __call__(self, x: torch.Tensor, place: torch.Tensor | None = None, unread: bool = False) -> torch.Tensor:
+        """(N, in) -> (N, sum of outs), in `place` if the product can; of any content if it is `unread`."""
         weights = [part.weight for part in self.parts]
         biases = [part.bias for part in self.parts if part.bias is not None]
-        out = MasterLinear.apply(x, self.forward, self.backward, *weights, *biases)
+        out = MasterLinear.apply(x, self._product(place, unread), self.backward, *weights, *biases)
         first = 0
         for part in self.parts:
             for adapter in part.adapters:
@@ -48,6 +50,12 @@ class Joint:
                 out = AddAdapter.apply(out, dropped, adapter.down, adapter.up, adapter.scale, first)
             first += part.weight.size(0)
         return out
+
+    def _product(self, place: torch.Tensor | None, unread: bool) -> Product:
+        if unread:
+            outs = sum(part.weight.size(0) for part in self.parts)
+            return lambda x: x.new_empty(x.size(0), outs)
+        return partial(self.forward, out=place) if isinstance(self.forward, InPlace) else self.forward
 
 
 def _back(weights: list[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
@@ -87,6 +95,24 @@ class Rounded:
         return Rounded(decoder, dtype, layers, Head.of(decoder.head.weight.detach(), dtype))
 
 
+@dataclass
+class Twice(AbstractContextManager):
+    """How a layer is computed that is computed twice; within this context, for the second time.
+
+    Its widest tensors lie where those of every layer do. Made anew they would leave holes that the next layer's do not
+    fit into, as small things that stay fall into them, and memory would grow by such a tensor a layer (docs/log.md).
+    """
+
+    wide: list[torch.Tensor]  # (N, 2 I) gates and ups, (N, I)
+    again: bool = False
+
+    def __enter__(self) -> None:
+        self.again = True
+
+    def __exit__(self, *_: Any) -> None:
+        self.again = False
+
+
 def token_scores(
     model: Rounded, pack: Pack, temperature: float, recompute: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,16 +127,38 @@ def token_scores(
     x, delta = torch.nn.functional.embedding(pack.ids, decoder.embedding).float(), None  # (N, H)
     recompute = recompute and torch.is_grad_enabled()
     places = places_like(x, len(decoder.layers)) if recompute else ()
+    inner = decoder.layers[0].gate.weight.size(0)
+    wide = [x.new_empty(x.size(0), size, dtype=model.dtype) for size in (2 * inner, inner)] if recompute else ()
     for number, (layer, joints) in enumerate(zip(decoder.layers, model.layers, strict=True)):
         if recompute:
             x, delta = Kept.apply(x, delta, (places[number],)), None
-            x, delta = checkpoint(_layer, x, delta, layer, joints, angles, pack, model, True, use_reentrant=False)
+            x, delta = _computed_twice(wide, x, delta, layer, joints, angles, pack, model)
         else:
-            x, delta = _layer(x, delta, layer, joints, angles, pack, model, False)
+            x, delta = _layer(x, delta, layer, joints, angles, pack, model)
     _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
     chunk = -(-CHUNK // 2) if recompute else CHUNK
     forget = recompute or not torch.is_grad_enabled()  # autograd's functions cannot tell that no gradient is wanted
     return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, forget)
+
+
+def _computed_twice(
+    wide: list[torch.Tensor], x: torch.Tensor, delta: torch.Tensor | None, layer: Layer, *rest: Any
+) -> Any:
+    """What `_layer` returns; nothing of it is kept but its input."""
+    twice = Twice(wide)
+    return checkpoint(
+        _layer,
+        *(x, delta, layer, *rest, twice),
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), twice),
+        preserve_rng_state=_draws(layer),  # else a small thing that stays between large ones that go
+    )
+
+
+def _draws(layer: Layer) -> bool:
+    """Whether random numbers decide what a layer returns."""
+    parts = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+    return any(adapter.dropout for part in parts for adapter in part.adapters)
 
 
 def _layer(
@@ -121,7 +169,7 @@ def _layer(
     angles: tuple[torch.Tensor, torch.Tensor],
     pack: Pack,
     model: Rounded,
-    recomputed: bool,
+    twice: Twice | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The residual stream (N, H) in fp32 and what the layer before adds to it -> the same of this layer."""
     qkv, o, gate_up, down = joints
@@ -133,7 +181,11 @@ def _layer(
     q, k = Rotary.apply(q, *angles), Rotary.apply(k, *angles)
     attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale)  # (N, heads, d)
     x, normed = _norm(x, o(attended.flatten(1)), layer.mlp_norm, model.dtype)
-    return x, down(SwiGLU.apply(gate_up(normed), recomputed))
+    if twice is None:
+        return x, down(SwiGLU.apply(gate_up(normed), ()))
+    gates, active = (place.new_empty(0).set_(place) for place in twice.wide)  # not views, which autograd would follow
+    active = SwiGLU.apply(gate_up(normed, gates), (active,))  # (N, I)
+    return x, down(active, unread=twice.again)
 
 
 def _heads(qkv: torch.Tensor, decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -114,16 +114,16 @@ def places_like(x: torch.Tensor, count: int) -> list[torch.Tensor]:
 
 
 class SwiGLU(torch.autograd.Function):
-    """(x (n, 2 I), gates then ups, overwrite) -> (n, I).
+    """(x (n, 2 I), gates then ups, (place (n, I),) or ()) -> (n, I), in the place if there is one.
 
-    With `overwrite` the gradient takes x's place: for recomputed layers, where each backward has an x of its own.
+    The gradient takes x's place then: for layers that are computed twice, where each backward has an x of its own.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, place: tuple[torch.Tensor, ...]) -> torch.Tensor:
         ctx.save_for_backward(x)
-        ctx.overwrite = overwrite
-        return fused.swiglu(x)
+        ctx.overwrite = bool(place)
+        return fused.swiglu(x, *place)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:

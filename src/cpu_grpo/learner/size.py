@@ -18,9 +18,10 @@ def micro_batch_bytes(shape: Shape, tokens: int, scored: int, pairs: int, comput
     layer = _layer(shape, tokens, pairs, compute)
     if not recompute:
         return shape.layers * layer + scored * shape.vocabulary * compute
-    kept = WIDE * shape.hidden * tokens * shape.layers
+    widest = compute * 3 * shape.inner * tokens  # one layer's, and the place of every other's
+    kept = WIDE * shape.hidden * tokens * shape.layers + widest
     # Layers and scores take turns: gradients of a layer's widest things and largest weight, or blocks of scores.
-    backward = compute * (3 * shape.inner * tokens + 2 * shape.inner * shape.hidden)
+    backward = compute * (2 * shape.inner * tokens + 2 * shape.inner * shape.hidden) - widest
     chunk = CHUNK // 2 * shape.vocabulary * compute
     scores = max(chunk, scored * min(BLOCK, shape.vocabulary) * (2 * WIDE + compute))
     return kept + max(layer + backward, scores)
