@@ -18,6 +18,8 @@ from workloads import NEVER, TRAINING, load, prompts, shape, use_all_cores
 from cpu_grpo.hardware import ResourceMonitor
 
 HELD_IN_BF16 = ("ours lean", "ours lora")
+# Tokens of a micro-batch: all of an update, as lean holds no gradients then, and for LoRA, half of a group.
+LEAN_TOKENS, LORA_TOKENS = 8192, 640
 SMALL = {"prompt_tokens": 16, "completion_tokens": 8}  # of the first warm-up
 
 
@@ -101,8 +103,9 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
         reward_funcs=alternating,
         args=GRPOConfig(
             output_dir=scratch,
-            per_device_train_batch_size=work.completions,  # one group at a time: stock runs out of memory otherwise
-            gradient_accumulation_steps=work.prompts,
+            # One group at a time where memory grows with it: stock runs out of it otherwise.
+            per_device_train_batch_size=work.sequences if engine in HELD_IN_BF16 else work.completions,
+            gradient_accumulation_steps=1 if engine in HELD_IN_BF16 else work.prompts,
             num_generations=work.completions,
             max_completion_length=work.completion_tokens,
             max_steps=len(plan),
@@ -126,9 +129,13 @@ def _scheme(engine: str, model: Any) -> dict[str, Any]:
     from cpu_grpo.trainer import FastOptions
 
     if engine == "ours lean":
-        return {"optimizers": (Lean(model.parameters(), lr=1e-6), None)}
+        optimizer = Lean(model.parameters(), lr=1e-6)
+        return {"optimizers": (optimizer, None), "fast": FastOptions(micro_batch_tokens=LEAN_TOKENS)}
     if engine == "ours lora":
-        return {"peft_config": adapters(rank=16, alpha=32), "fast": FastOptions(share_weights=True)}
+        return {
+            "peft_config": adapters(rank=16, alpha=32),
+            "fast": FastOptions(micro_batch_tokens=LORA_TOKENS, share_weights=True),
+        }
     return {}
 
 

@@ -12,6 +12,7 @@ from figures import Figure
 from update_rows import asking
 from worker import Json, ask
 
+PER_SECOND = "completions/s"
 SCHEMES = {
     "ours": "full: fp32, AdamW",
     "ours lean": "lean: bf16, updated within backward",
@@ -42,6 +43,20 @@ def memory(bench: Bench, model: str, goals: dict[str, float | None], speed: floa
     return [
         *figures,
         Figure("speed, lean by full", workload, ours=lean, other=full, value=share, value_unit="%", goal=speed),
+    ]
+
+
+def lean_throughput(bench: Bench, model: str, most: float, goal: float) -> list[Figure]:
+    """Completions a second of the lean scheme's updates of 4 prompts, and that they stay below `most` GB."""
+    work = bench.work(4)
+    runs = bench.measure(f"lean_{model}", {"ours lean": (bench.repeats, asking(bench, model, work, "ours lean"))})
+    answers = runs["ours lean"]
+    held = max((answer["peak_rss_bytes"] / 1e9 for answer in answers), default=None)
+    rate = work.sequences / median(s for answer in answers for s in answer["seconds"]) if answers else None
+    workload, titles = bench.describe(model, work), ("all parameters, peak memory", "all parameters, absolute")
+    return [
+        Figure(titles[0], workload, ours=held, unit="GB", value=held, value_unit="GB", goal=most, at_most=True),
+        Figure(titles[1], workload, ours=rate, unit=PER_SECOND, value=rate, value_unit=PER_SECOND, goal=goal),
     ]
 
 

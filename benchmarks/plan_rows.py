@@ -1,10 +1,12 @@
 """Rows about the plan: what it tells of memory and time before a run, against what updates took."""
 
+from pathlib import Path
 from statistics import median
 
 from bench import Bench, shape_of
 from figures import Figure
 from floors import Work
+from measure_update import LEAN_TOKENS, LORA_TOKENS
 from update_rows import asking
 from worker import Json
 
@@ -13,12 +15,14 @@ from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme, peak
 from cpu_grpo.plan.rehearsal import rehearse
 from cpu_grpo.plan.seconds import update_seconds
+from cpu_grpo.shape import stored_bytes
 
 SCHEMES = {
     "ours": Scheme("full", recompute=False),
     "ours lean": Scheme("lean", recompute=True),
     "ours lora": Scheme("lora", recompute=True, rank=16, shared=True),
 }
+TOKENS = {"ours": 4096, "ours lean": LEAN_TOKENS, "ours lora": LORA_TOKENS}  # of a micro-batch
 # Model, scheme, prompts, completion tokens; what other rows have run is taken from there.
 RUNS = (
     ("135m", "ours", 8, 128, "update_135m"),
@@ -48,13 +52,14 @@ def _run(bench: Bench, model: str, engine: str, work: Work) -> list[Json]:
 
 
 def _compared(bench: Bench, setup: Setup, model: str, engine: str, work: Work, answers: list[Json]) -> list[Figure]:
-    scheme, job = SCHEMES[engine], _job(work)
+    scheme, job = SCHEMES[engine], _job(engine, work)
     workload = f"{scheme.name}, {bench.describe(model, work)}"
     titles = ("memory, planned against measured", "time of an update, planned against measured")
     if not answers:
         return [Figure(title, workload) for title in titles]
     shape = shape_of(answers)
-    planned = peak(shape, job, scheme, DTYPES[setup.precision].itemsize).total / 1e9
+    stored = stored_bytes(Path(bench.base)) if bench.base and model == "135m" else 0  # others are made in memory
+    planned = peak(shape, job, scheme, DTYPES[setup.precision].itemsize, stored).total / 1e9
     held = max(answer["peak_rss_bytes"] for answer in answers) / 1e9
     costs = rehearse(shape, job, scheme, setup.precision, setup.threads)
     expected = update_seconds(shape, job, costs).update
@@ -65,15 +70,15 @@ def _compared(bench: Bench, setup: Setup, model: str, engine: str, work: Work, a
     ]
 
 
-def _job(work: Work) -> Job:
-    """An update as measure_update.py makes it: one group at a time."""
+def _job(engine: str, work: Work) -> Job:
+    """An update as measure_update.py makes it."""
     return Job(
         prompts=work.prompts,
         group=work.completions,
         prompt_tokens=work.prompt_tokens,
         completion_tokens=work.completion_tokens,
-        micro_batch=work.completions,
-        micro_batch_tokens=4096,
+        micro_batch=work.completions if engine == "ours" else work.sequences,
+        micro_batch_tokens=TOKENS[engine],
         rows=128,
         updates=1,
     )

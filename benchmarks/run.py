@@ -19,7 +19,7 @@ from bench import Bench
 from figures import Figure, table
 from limit_rows import hard_limit
 from load_rows import load_time
-from memory_rows import default_job, memory
+from memory_rows import default_job, lean_throughput, memory
 from part_rows import learner, rollout
 from plan_rows import plan
 from run_rows import cpu_use, time_to_accuracy
@@ -50,6 +50,7 @@ ROWS: dict[str, Row] = {
     "learner_494m": partial(learner, model="494m"),
     "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
     "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),
+    "lean_494m": partial(lean_throughput, model="494m", most=3.3, goal=0.5),
     "memory_default_job": default_job,
     "limit_494m": partial(hard_limit, model="494m", most=3.5),
     "load_494m": partial(load_time, model="494m"),
