@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from conftest import with_lora
 from cpu_grpo import shape
@@ -50,3 +51,9 @@ def test_a_size_that_is_left_out_is_named():
 
 def test_no_shape_in_the_configuration_is_none():
     assert shape.of_config(Sizes()) is None
+
+
+@pytest.mark.parametrize("dtype, size", [(torch.float32, 4), (torch.bfloat16, 2)], ids=str)
+def test_a_config_tells_how_wide_the_numbers_of_its_file_are(tiny_model, dtype, size, tmp_path):
+    tiny_model.to(dtype).save_pretrained(tmp_path)
+    assert shape.stored_bytes(tmp_path) == size

@@ -93,6 +93,12 @@ def of_directory(directory: Path) -> Shape | None:
         return None
 
 
+def stored_bytes(directory: Path) -> int:
+    """Bytes of a number in the weights' file, as config.json says; 0 where it does not."""
+    found: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(found.get("dtype") or found.get("torch_dtype")), 0)
+
+
 def of_config(shape: schema.Shape) -> Shape | None:
     """Of what the configuration says; None where it says nothing.
 

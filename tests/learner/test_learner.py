@@ -134,6 +134,20 @@ def test_a_disabled_adapter_leaves_the_base_model(tiny_model):
         torch.testing.assert_close(learned(model)[0][real], base[real])
 
 
+def test_a_layer_that_is_computed_again_drops_the_same(tiny_model):
+    model = with_lora(tiny_model, lora_dropout=0.5).train()
+
+    def found(recompute):
+        torch.manual_seed(3)
+        logps, _, real = learned(model, recompute=recompute)
+        return gradients(model, logps[real].sum())
+
+    once, twice = found(recompute=False), found(recompute=True)
+    assert once
+    for name, gradient in once.items():
+        torch.testing.assert_close(twice[name], gradient, atol=1e-5, rtol=1e-4)
+
+
 def test_lora_dropout_works_in_training_only(tiny_model):
     model = with_lora(tiny_model, lora_dropout=0.5)
     calm = learned(model)[0]

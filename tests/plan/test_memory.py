@@ -100,6 +100,14 @@ def test_the_planned_peak_is_within_a_tenth_of_the_measured_one(run, scheme):
     assert measured["libraries"] + planned.total - LIBRARIES == pytest.approx(measured["peak"], rel=0.1)
 
 
+def test_a_file_of_wider_numbers_is_in_memory_while_it_is_read():
+    lean, tiny_job = Scheme("lean", True), job(prompts=1, group=2, prompt_tokens=8, completion_tokens=2)
+    narrow, wide = (peak(SHAPE, tiny_job, lean, 2, stored).loading for stored in (2, 4))
+    assert (narrow, wide) == (2 * SHAPE.parameters, 6 * SHAPE.parameters)
+    large = replace(SHAPE, layers=100)
+    assert peak(large, tiny_job, lean, 2, 4).total == LIBRARIES + 6 * large.parameters
+
+
 def test_smaller_micro_batches_take_as_little_as_planned(run):
     full, smaller = Scheme("full", False), job(completion_tokens=160, micro_batch_tokens=256)
     measured = run("full", smaller)

@@ -43,7 +43,7 @@ def sizes(model):
 )
 def test_every_piece_of_an_update_is_timed(tiny_model, here, scheme):
     costs = rehearsal.rehearse(sizes(tiny_model), JOB, scheme, "fp32", torch.get_num_threads())
-    for name in ("lay_out", "prefill", "step", "round", "learn", "optimize"):
+    for name in ("lay_out", "prefill", "step", "thin_step", "round", "learn", "optimize"):
         cost = getattr(costs, name)
         assert min(cost.layer, cost.rest) >= 0
         assert cost.of(100) > 0 or name in ("lay_out", "round")  # nothing to do where weights are read as they lie

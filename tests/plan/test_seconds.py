@@ -10,11 +10,13 @@ COSTS = Costs(
     lay_out=Cost(0.01, 0.1),
     prefill=Cost(0.02, 0.2),
     step=Cost(0.001, 0.01),
+    thin_step=Cost(0.0005, 0.005),
     round=Cost(0.01, 0.1),
     learn=Cost(0.1, 1.0),
     optimize=Cost(0.03, 0.2),
     prefilled=100,
     learnt=50,
+    thin_rows=2,
 )
 
 
@@ -57,3 +59,14 @@ def test_small_budgets_compute_a_prompt_more_than_once():
     # 25 tokens of a prompt and 11 of a completion: one completion at a time
     found = update_seconds(SHAPE, job(micro_batch_tokens=36), COSTS)
     assert found.learner == pytest.approx(0.2 + 2.0 * 8 * (25 + 10) / 50)
+
+
+def test_completions_that_end_leave_rows_empty_and_the_learner_without_work():
+    # A step of 8 rows takes 0.02 and one of 2 rows 0.01: 1/600 a row, 1/150 by itself. 10 steps, 5 of them for a row.
+    found = update_seconds(SHAPE, job().as_it_came(6, 1.0), COSTS)
+    assert found.rollout == pytest.approx(0.2 + 0.4 + 10 / 150 + 5 * 8 / 600)
+    assert found.learner == pytest.approx(0.2 + 2.0 * (4 * 25 + 8 * 5) / 50)
+
+
+def test_the_learner_sees_no_completions_without_advantage():
+    assert update_seconds(SHAPE, job().as_it_came(11, 0.5), COSTS).learner == pytest.approx(0.2 + 2.0 * 90 / 50)

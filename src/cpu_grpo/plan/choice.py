@@ -58,10 +58,11 @@ class Known:
     prompt_tokens: int  # of the longest prompt
     shared_tokens: int
     compute: int  # bytes of a number that products are computed in
+    stored: int = 0  # bytes of a number in the model's file; 0: not known, and taken to be as it is held
 
     def option(self, config: Train, changes: tuple[str, ...] = ()) -> Option:
         job, scheme = job_of(config, self.prompt_tokens, self.shared_tokens), scheme_of(config)
-        return Option(config, changes, self, job, scheme, peak(self.shape, job, scheme, self.compute))
+        return Option(config, changes, self, job, scheme, peak(self.shape, job, scheme, self.compute, self.stored))
 
 
 def settle(config: Train, known: Known, room: Budget) -> Option:

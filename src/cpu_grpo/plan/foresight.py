@@ -8,9 +8,11 @@ from cpu_grpo.config.schema import Model, Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, Setup
 from cpu_grpo.plan.choice import Known, Option, budget, settle, with_scheme
+from cpu_grpo.plan.job import Job
+from cpu_grpo.plan.memory import Peak, peak
 from cpu_grpo.plan.rehearsal import Costs, rehearse
 from cpu_grpo.plan.seconds import Seconds, update_seconds
-from cpu_grpo.shape import Shape, of_config, of_directory
+from cpu_grpo.shape import Shape, of_config, of_directory, stored_bytes
 from cpu_grpo.units import duration, gigabytes
 from cpu_grpo.workspace import drawn_card, made_model
 
@@ -29,7 +31,9 @@ def known_of(config: Train, hardware: Setup) -> Known | None:
     if config.keep_prompt_tokens:
         prompt_tokens = min(prompt_tokens, config.keep_prompt_tokens)
     shared = 0 if config.keep_prompt_tokens else card.get("prompt_tokens_shared", 0)
-    return Known(shape, prompt_tokens, shared, DTYPES[hardware.precision].itemsize)
+    made = made_model(config.init_from, config.model)
+    stored = stored_bytes(made) if made else 0
+    return Known(shape, prompt_tokens, shared, DTYPES[hardware.precision].itemsize, stored)
 
 
 def shape_of(start: str, model: Model) -> Shape | None:
@@ -61,23 +65,30 @@ class Foresight:
     option: Option
     costs: Costs
 
-    def seconds(self, completion_tokens: float | None = None) -> Seconds:
-        """Of an update whose completions come to that many tokens; to their limit, unless told."""
-        job = self.option.job
-        if completion_tokens is not None:
-            job = job.with_lengths(round(completion_tokens))
+    @property
+    def seconds(self) -> Seconds:
+        """Of an update whose completions all go to their limit and have an advantage."""
+        return self.seconds_of(self.option.job)
+
+    def seconds_of(self, job: Job) -> Seconds:
+        """Of an update of this work."""
         return update_seconds(self.option.known.shape, job, self.costs)
+
+    def peak_of(self, job: Job) -> Peak:
+        """Memory for this work."""
+        known = self.option.known
+        return peak(known.shape, job, self.option.scheme, known.compute, known.stored)
 
     @property
     def whole(self) -> float:
         """Seconds of all updates, at most."""
-        return self.seconds().update * self.option.job.updates
+        return self.seconds.update * self.option.job.updates
 
     def told(self) -> str:
         """In a line."""
         changes = f"{' '.join(self.option.changes)} to fit into memory: " if self.option.changes else ""
         return (
-            f"{changes}{gigabytes(self.option.peak.total)} of memory, {self.seconds().update:.1f} s an update and "
+            f"{changes}{gigabytes(self.option.peak.total)} of memory, {self.seconds.update:.1f} s an update and "
             f"{duration(self.whole)} for {self.option.job.updates} updates, at most"
         )
 

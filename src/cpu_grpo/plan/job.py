@@ -12,7 +12,7 @@ class Job:
     prompts: int  # of an update
     group: int  # completions of each
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # of each on average; before a run, their limit
     micro_batch: int  # completions that TRL hands to the learner at a time
     micro_batch_tokens: int  # and tokens of them whose activations exist at a time, each prompt counted once
     rows: int  # completions decoded together
@@ -20,6 +20,8 @@ class Job:
     iterations: int = 1  # updates on the same completions
     shared_tokens: int = 0  # that all prompts begin with
     reference: bool = False  # whether a second model is held to stay close to
+    longest_completion: int = 0  # 0: all are of one length
+    learnt_share: float = 1.0  # of the completions that have an advantage, so that the learner sees them
 
     @property
     def sequences(self) -> int:
@@ -51,9 +53,17 @@ class Job:
         batches = -(-self.sequences // self.micro_batch)
         return batches * -(-min(self.micro_batch, self.sequences) // self.completions_at_once)
 
-    def with_lengths(self, completion_tokens: int) -> "Job":
-        """The same for completions of another length."""
-        return replace(self, completion_tokens=max(1, completion_tokens))
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest completion."""
+        return max(self.longest_completion, self.completion_tokens)
+
+    def as_it_came(self, completion_tokens: float, learnt_share: float) -> "Job":
+        """The same of completions that ended before their limit, of which a share had an advantage."""
+        mean = max(1, round(completion_tokens))
+        return replace(
+            self, completion_tokens=mean, longest_completion=self.completion_tokens, learnt_share=learnt_share
+        )
 
 
 def job_of(config: Train, prompt_tokens: int, shared_tokens: int = 0, updates: int | None = None) -> Job:

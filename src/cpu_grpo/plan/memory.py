@@ -57,29 +57,33 @@ class Peak:
     rollout: int  # besides: weights laid out for it, keys and values, prefill
     learner: int  # besides: activations, scores, gradients
     wasted: int
+    loading: int  # of weights, and of their file's pages where numbers of another kind are read from it
 
     @property
     def total(self) -> int:
-        return self.libraries + self.weights + self.optimizer + max(self.rollout, self.learner) + self.wasted
+        training = self.weights + self.optimizer + max(self.rollout, self.learner) + self.wasted
+        return self.libraries + max(self.loading, training)
 
 
-def peak(shape: Shape, job: Job, scheme: Scheme, compute: int) -> Peak:
+def peak(shape: Shape, job: Job, scheme: Scheme, compute: int, stored: int = 0) -> Peak:
     """The most that a run has in memory.
 
     Args:
         compute: bytes of a number that products are computed in.
+        stored: bytes of a number in the model's file; 0: as the scheme holds them.
     """
     trained = shape.adapters(scheme.rank) if scheme.rank else shape.parameters
     adapters = WIDE * trained if scheme.rank else 0
     optimizer = {"full": 2 * WIDE * trained, "lean": 0, "lora": 2 * WIDE * trained}[scheme.name]
     weights = scheme.held * shape.parameters * (1 + job.reference) + adapters
     prompts = -(-job.decoded // job.group)
-    lengths = (job.prompt_tokens, job.completion_tokens)
+    lengths = (job.prompt_tokens, job.longest)
     rollout = rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared)
     learner = learner_bytes(shape, job, scheme, compute, trained)
     used = weights + optimizer + max(rollout, learner)  # rollout and learner take turns
     wasted = round(used * WASTED_SHARE[scheme.recompute]) + scheme.recompute * WASTED_BY_SMALL
-    return Peak(LIBRARIES, weights, optimizer, rollout, learner, wasted)
+    loading = shape.parameters * (scheme.held + (stored if stored != scheme.held else 0))
+    return Peak(LIBRARIES, weights, optimizer, rollout, learner, wasted, loading)
 
 
 def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained: int) -> int:

@@ -50,12 +50,14 @@ class Costs:
 
     lay_out: Cost  # the weights for a rollout
     prefill: Cost  # of `prefilled` tokens
-    step: Cost  # of decoding
+    step: Cost  # of decoding all rows
+    thin_step: Cost  # of decoding `thin_rows`
     round: Cost  # the weights for the learner
     learn: Cost  # forward and backward of `learnt` tokens
     optimize: Cost
     prefilled: int
     learnt: int
+    thin_rows: int
 
 
 def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: int) -> Costs:
@@ -98,6 +100,11 @@ def _learnt(job: Job) -> int:
     return max(1, min(job.completions_at_once, LEARNT // job.completion_tokens))
 
 
+def thin_rows(job: Job) -> int:
+    """Rows of a decoding step when most completions have ended."""
+    return max(1, job.decoded // 4)
+
+
 def _cache(task: dict) -> Path:
     """Where the costs of a task are kept: by task, machine and the engine's code."""
     package = Path(__file__).parents[1]
@@ -132,7 +139,7 @@ def measure(task: dict) -> Costs:
         layer = max(0.0, (best[MORE][name] - seconds) / (MORE - FEW))
         costs[name] = Cost(layer, max(0.0, seconds - FEW * layer))
     prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
-    return Costs(**costs, prefilled=prefilled, learnt=job.packed(_learnt(job)))
+    return Costs(**costs, prefilled=prefilled, learnt=job.packed(_learnt(job)), thin_rows=thin_rows(job))
 
 
 def stand_in(shape: Shape, layers: int, scheme: Scheme) -> Decoder:
@@ -196,6 +203,10 @@ def _pieces(
     timed("prefill", generate, laid_out, requests, Sampling(1.0), 1, set(), 0, job.rows)
     timed("step", generate, laid_out, requests, Sampling(1.0), 1 + STEPS, set(), 0, job.rows)
     found["step"] = max(0.0, found["step"] - found["prefill"]) / STEPS
+    thin = [Request(requests[0].prompt, thin_rows(job))]
+    timed("thin_prefill", generate, laid_out, thin, Sampling(1.0), 1, set(), 0, job.rows)
+    timed("thin_step", generate, laid_out, thin, Sampling(1.0), 1 + STEPS, set(), 0, job.rows)
+    found["thin_step"] = max(0.0, found["thin_step"] - found.pop("thin_prefill")) / STEPS
     del laid_out
     rounded = timed("round", Rounded.of, model, DTYPES[precision], tokens)
     timed("learn", _learn, rounded, learnt, job.completion_tokens, scheme.recompute)

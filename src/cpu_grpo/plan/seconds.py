@@ -9,7 +9,7 @@ from cpu_grpo.shape import Shape
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one update, if every completion goes to its limit and has an advantage."""
+    """Of one update."""
 
     rollout: float
     learner: float
@@ -28,10 +28,21 @@ def update_seconds(shape: Shape, job: Job, costs: Costs) -> Seconds:
     rollout = (
         costs.lay_out.of(layers)
         + costs.prefill.of(layers) * prefilled / costs.prefilled
-        + costs.step.of(layers) * (job.completion_tokens - 1) * lots
+        + _decoding(layers, job, costs) * lots
     )
     batches = -(-job.sequences // job.micro_batch)
     full, rest = divmod(min(job.micro_batch, job.sequences), job.completions_at_once)
     tokens = batches * (full * job.packed(job.completions_at_once) + (job.packed(rest) if rest else 0))
-    learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens / costs.learnt
+    learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens * job.learnt_share / costs.learnt
     return Seconds(rollout / job.iterations, learner, costs.optimize.of(layers))
+
+
+def _decoding(layers: int, job: Job, costs: Costs) -> float:
+    """Of completions that are decoded together: steps until the longest is done, in which others leave their rows.
+
+    A step costs so much by itself and so much a row, so that only the lengths' mean and maximum matter.
+    """
+    step, thin_step = costs.step.of(layers), costs.thin_step.of(layers)
+    row = max(0.0, step - thin_step) / max(1, job.decoded - costs.thin_rows)
+    alone = step - job.decoded * row
+    return alone * (job.longest - 1) + row * job.decoded * (job.completion_tokens - 1)

@@ -28,7 +28,7 @@ def table(options: list[Option], room: Budget, hardware: Setup | None = None) ->
         parts = (needs.total, needs.weights, needs.optimizer, needs.rollout, needs.learner)
         cells = [" ".join(option.changes), *map(gigabytes, parts), "yes" if fits else "no"]
         if hardware and fits and (seen := foresee(option, hardware)):
-            cells += [f"{seen.seconds().update:.1f} s", duration(seen.whole)]
+            cells += [f"{seen.seconds.update:.1f} s", duration(seen.whole)]
         lines.append((*cells, *[""] * (len(lines[0]) - len(cells))))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -29,8 +29,10 @@ class Training:
     tokens_per_second: float | None = None
     peak_rss_bytes: float | None = None
     planned_peak_rss_bytes: float | None = None
+    expected_peak_rss_bytes: float | None = None
     update_seconds: float | None = None
     planned_update_seconds: float | None = None
+    expected_update_seconds: float | None = None
     memory: str | None = None
     cpu_use: float | None = None
     reward_first: float | None = None

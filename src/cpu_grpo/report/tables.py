@@ -83,24 +83,27 @@ def plan_table(rows: list[Row]) -> Table:
         [
             (found.variant,),
             (found.memory or NOTHING,),
-            *_planned(gigabytes, found.planned_peak_rss_bytes, found.peak_rss_bytes),
-            *_planned(duration, found.planned_update_seconds, found.update_seconds),
+            (gigabytes(found.planned_peak_rss_bytes),),
+            *_expected(gigabytes, found.expected_peak_rss_bytes, found.peak_rss_bytes),
+            (duration(found.planned_update_seconds),),
+            *_expected(duration, found.expected_update_seconds, found.update_seconds),
         ]
         for found in trainings
     ]
-    header = ["Model", "Memory scheme", "Peak memory, planned", "measured", "off by"]
-    header += ["An update, planned", "measured", "off by"]
+    header = ["Model", "Memory scheme", "Peak memory, at most", "for what came", "measured", "off by"]
+    header += ["An update, at most", "for what came", "measured", "off by"]
     caption = (
         "The plan of each training run, made from the model's sizes and from pieces of an update timed beforehand, "
-        "beside what was measured. An update is the median one, planned for completions as long as they came."
+        "beside what was measured: at most, as all completions may go to their limit, and for the lengths and the "
+        "share with an advantage that came, which is what may be off. An update is the median one."
     )
     return Table(caption, header, body)
 
 
-def _planned(tell: Callable[[float | None], str], planned: float | None, measured: float | None) -> list[Cell]:
-    """Planned, measured, and how far off the plan was."""
-    off = f"{100 * (planned / measured - 1):+.0f} %" if planned and measured else NOTHING
-    return [(tell(planned),), (tell(measured),), (off,)]
+def _expected(tell: Callable[[float | None], str], expected: float | None, measured: float | None) -> list[Cell]:
+    """Expected, measured, and how far off that was."""
+    off = f"{100 * (expected / measured - 1):+.0f} %" if expected and measured else NOTHING
+    return [(tell(expected),), (tell(measured),), (off,)]
 
 
 def difficulty_table(rows: list[Row]) -> Table:
