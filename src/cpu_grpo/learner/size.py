@@ -23,7 +23,7 @@ def micro_batch_bytes(shape: Shape, tokens: int, scored: int, pairs: int, comput
     # Layers and scores take turns: gradients of a layer's widest things and largest weight, or blocks of scores.
     backward = compute * (2 * shape.inner * tokens + 2 * shape.inner * shape.hidden) - widest
     chunk = CHUNK // 2 * shape.vocabulary * compute
-    scores = max(chunk, scored * min(BLOCK, shape.vocabulary) * (2 * WIDE + compute))
+    scores = max(chunk, scored * min(BLOCK, shape.vocabulary) * compute)
     return kept + max(layer + backward, scores)
 
 
