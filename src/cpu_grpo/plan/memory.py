@@ -17,7 +17,7 @@ LIBRARIES = 560_000_000  # bytes of a training process that has imported what it
 # Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are
 # kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take (docs/log.md).
 WASTED_SHARE = {False: 0.12, True: 0.02}  # by whether large buffers are given back
-WASTED_BY_SMALL = 150_000_000  # bytes
+WASTED_BY_SMALL = 200_000_000  # bytes
 
 
 @dataclass(frozen=True)
