@@ -62,7 +62,11 @@ class Known:
 
     def option(self, config: Train, changes: tuple[str, ...] = ()) -> Option:
         job, scheme = job_of(config, self.prompt_tokens, self.shared_tokens), scheme_of(config)
-        return Option(config, changes, self, job, scheme, peak(self.shape, job, scheme, self.compute, self.stored))
+        return Option(config, changes, self, job, scheme, self.peak(job, scheme))
+
+    def peak(self, job: Job, scheme: Scheme) -> Peak:
+        """Memory for some work by a scheme."""
+        return peak(self.shape, job, scheme, self.compute, self.stored)
 
 
 def settle(config: Train, known: Known, room: Budget) -> Option:

@@ -9,7 +9,7 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, Setup
 from cpu_grpo.plan.choice import Known, Option, budget, settle, with_scheme
 from cpu_grpo.plan.job import Job
-from cpu_grpo.plan.memory import Peak, peak
+from cpu_grpo.plan.memory import Peak
 from cpu_grpo.plan.rehearsal import Costs, rehearse
 from cpu_grpo.plan.seconds import Seconds, update_seconds
 from cpu_grpo.shape import Shape, of_config, of_directory, stored_bytes
@@ -22,7 +22,8 @@ def known_of(config: Train, hardware: Setup) -> Known | None:
 
     None where nothing says how large the model is, or where the engine does not compute it.
     """
-    shape = shape_of(config.init_from, config.model)
+    made = made_model(config.init_from, config.model)
+    shape = of_directory(made) if made else _shape_unmade(config)
     if shape is None or config.engine.name != "fast":
         return None
     card = drawn_card(config)
@@ -31,17 +32,13 @@ def known_of(config: Train, hardware: Setup) -> Known | None:
     if config.keep_prompt_tokens:
         prompt_tokens = min(prompt_tokens, config.keep_prompt_tokens)
     shared = 0 if config.keep_prompt_tokens else card.get("prompt_tokens_shared", 0)
-    made = made_model(config.init_from, config.model)
     stored = stored_bytes(made) if made else 0
     return Known(shape, prompt_tokens, shared, DTYPES[hardware.precision].itemsize, stored)
 
 
-def shape_of(start: str, model: Model) -> Shape | None:
-    """Of the model that a run starts from; None where that is not known yet, or not of a kind that we know."""
-    made = made_model(start, model)
-    if made:
-        return of_directory(made)
-    return of_config(model.shape) or (_of_source(model) if start == "base" else None)
+def _shape_unmade(config: Train) -> Shape | None:
+    """Of a model that is not here yet; None where that is not known, or not of a kind that we know."""
+    return of_config(config.model.shape) or (_of_source(config.model) if config.init_from == "base" else None)
 
 
 def _of_source(model: Model) -> Shape | None:
@@ -76,8 +73,7 @@ class Foresight:
 
     def peak_of(self, job: Job) -> Peak:
         """Memory for this work."""
-        known = self.option.known
-        return peak(known.shape, job, self.option.scheme, known.compute, known.stored)
+        return self.option.known.peak(job, self.option.scheme)
 
     @property
     def whole(self) -> float:
