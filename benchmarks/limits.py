@@ -1,8 +1,8 @@
-"""A hard limit on memory: a control group of the system's, which kills what takes more."""
+"""Hard limits: control groups of the system's, which kill what takes more memory."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +16,18 @@ FILES = (
 
 
 class NoGroup(Exception):
-    """No control group with a limit can be made here; the message says why."""
+    """No such control group can be made here; the message says why."""
 
 
 @dataclass(frozen=True)
-class MemoryGroup:
+class Group:
     """A control group without processes."""
 
     path: Path
-    limit: int  # bytes
 
-    @property
-    def enter(self) -> Callable[[], None]:
+    def enter(self) -> None:
         """For `subprocess`'s preexec_fn: moves the new process into the group."""
-        return lambda: self._write("cgroup.procs", str(os.getpid()))
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
     @property
     def peak(self) -> int | None:
@@ -37,30 +35,38 @@ class MemoryGroup:
         found = [self.path / peak for _, _, peak in FILES if (self.path / peak).exists()]
         return int(found[0].read_text()) if found else None
 
-    def _write(self, name: str, value: str) -> None:
-        (self.path / name).write_text(value)
-
 
 @contextlib.contextmanager
-def memory_group(limit: int) -> Iterator[MemoryGroup]:
-    """A group whose processes may hold so many bytes together, without swap. It is removed in the end.
+def control_group(controller: str) -> Iterator[Group]:
+    """A new group below this process's own for a controller (cpu or memory), of either version; removed in the end.
 
     Raises:
-        NoGroup: this process may not make one, or there are none for memory.
+        NoGroup: this process may not make one, or there are none for the controller.
     """
-    own = next((path for path in groups(Path("/"), "memory") if path.is_dir()), None)
+    own = next((path for path in groups(Path("/"), controller) if path.is_dir()), None)
     if own is None:
-        raise NoGroup("there are no control groups for memory")
+        raise NoGroup(f"there are no control groups for {controller}")
     made = own / f"cpu-grpo-{os.getpid()}"
     try:
         made.mkdir()
     except OSError as error:
         raise NoGroup(f"no control group can be made: {error}") from None
     try:
-        _limit(made, limit)
-        yield MemoryGroup(made, limit)
+        yield Group(made)
     finally:
         made.rmdir()
+
+
+@contextlib.contextmanager
+def memory_group(limit: int) -> Iterator[Group]:
+    """A group whose processes may hold so many bytes together, without swap.
+
+    Raises:
+        NoGroup: none can be made, or none with a limit.
+    """
+    with control_group("memory") as group:
+        _limit(group.path, limit)
+        yield group
 
 
 def _limit(group: Path, limit: int) -> None:

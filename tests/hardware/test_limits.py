@@ -1,15 +1,15 @@
 """This machine with less allowed, in processes of their own: real affinity, real quotas, fewer instructions."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from limits import NoGroup, control_group
 
 from cpu_grpo.hardware import WORTH_IT, instructions
-from cpu_grpo.hardware.cgroups import groups
 
 DECIDE = """
 from cpu_grpo.config.schema import Hardware
@@ -71,30 +71,24 @@ def test_a_process_that_may_run_on_one_cpu_uses_one_thread():
 @pytest.fixture
 def group():
     """A new control group of this process's for the CPU, of either version, to which it may not belong."""
-    own = next((path for path in groups(Path("/"), "cpu") if path.is_dir()), None)
-    if own is None:
-        pytest.skip("there are no control groups for the CPU here")
-    made = own / f"cpu-grpo-test-{os.getpid()}"
-    try:
-        made.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    yield made
-    made.rmdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(control_group("cpu"))
+        except NoGroup as error:
+            pytest.skip(str(error))
+        yield made
 
 
 def test_a_process_in_a_group_of_one_and_a_half_cpus_uses_one_thread(group):
     try:
-        if (group / "cpu.max").exists():
-            (group / "cpu.max").write_text("150000 100000")
+        if (group.path / "cpu.max").exists():
+            (group.path / "cpu.max").write_text("150000 100000")
         else:
-            (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text("150000")
+            (group.path / "cpu.cfs_period_us").write_text("100000")
+            (group.path / "cpu.cfs_quota_us").write_text("150000")
     except OSError as error:
         pytest.skip(f"no quota can be set here: {error}")
-    threads, of_torch, _, quota, reason = run(
-        DECIDE, before=lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
-    )
+    threads, of_torch, _, quota, reason = run(DECIDE, before=group.enter)
     assert threads == of_torch == 1
     assert quota == 1.5
     assert "CPU quota 1.5" in reason
