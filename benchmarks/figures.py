@@ -35,6 +35,11 @@ class Figure:
         return asdict(self) | {"met": self.met}
 
 
+def absolute(measure: str, workload: str, value: float | None, unit: str, **fields: Any) -> Figure:
+    """A figure of ours whose goal is about the figure itself; `fields` are further ones of it."""
+    return Figure(measure, workload, ours=value, unit=unit, value=value, value_unit=unit, **fields)
+
+
 def ratio(ours: list[float], other: list[float], rates: bool = False) -> dict[str, float | None]:
     """The fields `ours`, `other` and `value` from samples; how many times as fast ours is. Seconds, unless `rates`."""
     mine, theirs = (median(samples) if samples else None for samples in (ours, other))

@@ -1,7 +1,7 @@
 """The row about a hard limit: an update of all parameters where the system kills what takes more."""
 
 from bench import Bench
-from figures import Figure
+from figures import Figure, absolute
 from limits import NoGroup, memory_group
 from update_rows import update_task
 from worker import ask
@@ -15,17 +15,15 @@ def hard_limit(bench: Bench, model: str, most: float) -> list[Figure]:
             task = update_task(bench, model, work, "ours lean")
             run = {"ours lean": (1, lambda: ask("measure_update.py", task, before=group.enter))}
             if bench.measure(f"limit_{model}", run)["ours lean"]:
-                peak = group.peak / 1e9
+                peak, missing = group.peak and group.peak / 1e9, "finished; no peak is told here"
     except NoGroup as error:
         missing = str(error)
     return [
-        Figure(
+        absolute(
             f"updates of all parameters under a hard limit of {most:g} GB",
             bench.describe(model, work),
-            ours=peak,
-            unit="GB",
-            value=peak,
-            value_unit="GB",
+            peak,
+            "GB",
             goal=most,
             at_most=True,
             missing=missing,

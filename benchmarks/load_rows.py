@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import Bench
-from figures import Figure
+from figures import Figure, absolute
 from worker import Json, ask
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]  # any tokens
@@ -24,12 +24,11 @@ def load_time(bench: Bench, model: str) -> list[Figure]:
         answers = bench.measure(f"load_{model}", {"ours": (bench.repeats, ours)})["ours"]
     seconds = median(answer["seconds"] for answer in answers) if answers else None
     return [
-        Figure(
+        absolute(
             "load time, from safetensors to the first forward",
             f"{bench.describe_model(model)}, {len(PROMPT)} tokens",
-            ours=seconds,
-            value=seconds,
-            value_unit="s",
+            seconds,
+            "s",
             goal=1.0,
             at_most=True,
             note=_parts(answers) if answers else "",

@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import Bench
-from figures import Figure
+from figures import Figure, absolute
 from update_rows import asking
 from worker import Json, ask
 
-PER_SECOND = "completions/s"
 SCHEMES = {
     "ours": "full: fp32, AdamW",
     "ours lean": "lean: bf16, updated within backward",
@@ -51,28 +50,29 @@ def lean_throughput(bench: Bench, model: str, most: float, goal: float) -> list[
     work = bench.work(4)
     runs = bench.measure(f"lean_{model}", {"ours lean": (bench.repeats, asking(bench, model, work, "ours lean"))})
     answers = runs["ours lean"]
-    held = max((answer["peak_rss_bytes"] / 1e9 for answer in answers), default=None)
     rate = work.sequences / median(s for answer in answers for s in answer["seconds"]) if answers else None
     workload, titles = bench.describe(model, work), ("all parameters, peak memory", "all parameters, absolute")
     return [
-        Figure(titles[0], workload, ours=held, unit="GB", value=held, value_unit="GB", goal=most, at_most=True),
-        Figure(titles[1], workload, ours=rate, unit=PER_SECOND, value=rate, value_unit=PER_SECOND, goal=goal),
+        absolute(titles[0], workload, _most(answers, "peak_rss_bytes"), "GB", goal=most, at_most=True),
+        absolute(titles[1], workload, rate, "completions/s", goal=goal),
     ]
 
 
 def _peak(bench: Bench, model: str, engine: str, answers: list[Json], goal: float | None) -> Figure:
-    most = max((answer["peak_rss_bytes"] / 1e9 for answer in answers), default=None)
-    return Figure(
+    return absolute(
         f"peak memory of an update, {SCHEMES[engine]}",
         bench.describe(model, bench.work(1)),
-        ours=most,
-        unit="GB",
-        value=most,
-        value_unit="GB",
+        _most(answers, "peak_rss_bytes"),
+        "GB",
         goal=goal,
         at_most=True,
         note="of the whole process, its libraries included",
     )
+
+
+def _most(answers: list[Json], key: str) -> float | None:
+    """GB: the most of the answers' bytes."""
+    return max((answer[key] / 1e9 for answer in answers), default=None)
 
 
 def default_job(bench: Bench) -> list[Figure]:
@@ -84,23 +84,18 @@ def default_job(bench: Bench) -> list[Figure]:
             for scheme in JOB_GOALS
         }
         runs = bench.measure("memory_default_job", engines)
-    figures = []
-    for scheme, goal in JOB_GOALS.items():
-        most = max((answer["peak_bytes"] / 1e9 for answer in runs[scheme]), default=None)
-        figures.append(
-            Figure(
-                f"peak memory of a training run, memory={scheme}",
-                f"default job, {'tiny stand-in' if bench.quick else 'ultra_fast'}, 2 updates",
-                ours=most,
-                unit="GB",
-                value=most,
-                value_unit="GB",
-                goal=goal,
-                at_most=True,
-                note=f"all processes of pipelines/train.py; in {runs[scheme][0]['precision']}" if runs[scheme] else "",
-            )
+    return [
+        absolute(
+            f"peak memory of a training run, memory={scheme}",
+            f"default job, {'tiny stand-in' if bench.quick else 'ultra_fast'}, 2 updates",
+            _most(runs[scheme], "peak_bytes"),
+            "GB",
+            goal=goal,
+            at_most=True,
+            note=f"all processes of pipelines/train.py; in {runs[scheme][0]['precision']}" if runs[scheme] else "",
         )
-    return figures
+        for scheme, goal in JOB_GOALS.items()
+    ]
 
 
 def _job(bench: Bench, scratch: Path) -> Json:

@@ -9,7 +9,7 @@ from statistics import median
 
 import floors
 from bench import Bench, shape_of
-from figures import Figure
+from figures import Figure, absolute
 from floors import Work
 from measure_accuracy import COMPLETIONS, PROMPTS, TOKENS, write_sums
 from worker import Json, ask
@@ -24,14 +24,12 @@ def cpu_use(results: Path) -> list[Figure]:
     """CPU time over wall time and cores of each variant that `make repro` has trained: not measured by this call."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     return [
-        Figure(
+        absolute(
             f"CPU use of a training run, {figures['variant']}",
             f"default job, {figures['updates']} updates",
-            ours=figures["cpu_use"],
+            figures["cpu_use"],
+            "%",
             bound=1.0,
-            unit="%",
-            value=figures["cpu_use"],
-            value_unit="%",
             goal=0.95,
             note=f"engine {figures.get('engine', 'unknown')}; read from {results.as_posix()}",
         )
@@ -63,13 +61,12 @@ def time_to_accuracy(bench: Bench) -> list[Figure]:
     reached = [answer for answer in runs["ours"] if answer["seconds"] is not None]
     seconds = median(answer["seconds"] for answer in reached) if len(reached) == len(runs["ours"]) else None
     return [
-        Figure(
+        absolute(
             f"time to {ACCURACY:.1%} of held-out problems",
-            ("tiny stand-in for 135m, " if bench.quick else "SmolLM2-135M, ") + workload,
-            ours=seconds,
+            f"{bench.describe_model('135m')}, {workload}",
+            seconds,
+            "s",
             bound=median(_bound(bench, answer) for answer in reached) if seconds else None,
-            value=seconds,
-            value_unit="s",
             goal=30,
             at_most=True,
             missing="not reached",

@@ -6,7 +6,7 @@ from statistics import median
 
 import floors
 from bench import Bench, shape_of
-from figures import Figure, ratio
+from figures import Figure, absolute, ratio
 from floors import Work
 from linearity import fit, plot
 from worker import Json, ask
@@ -39,14 +39,12 @@ def throughput(bench: Bench, key: str, model: str, prompts: int, goal: float | N
     work, answers = bench.work(prompts), bench.runs[key]["ours"]
     seconds, bound = _seconds(answers), _bound(bench, answers, work)
     rate = work.sequences / median(seconds) if seconds else None
-    return Figure(
+    return absolute(
         "whole update, absolute",
         bench.describe(model, work),
-        ours=rate,
+        rate,
+        "completions/s",
         bound=work.sequences / bound if bound else None,
-        unit="completions/s",
-        value=rate,
-        value_unit="completions/s",
         goal=goal,
     )
 
