@@ -84,3 +84,21 @@ def test_a_measurement_that_dies_is_told_in_a_sentence(tiny_model, monkeypatch):
 def test_it_runs_in_a_process_of_its_own(tiny_model):
     costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
     assert costs.learn.of(2) > 0
+
+
+@pytest.mark.parametrize("layers, timed", [(1, {1, 2}), (2, {1, 2}), (24, {1, 12}), (25, {1, 12})])
+def test_a_layers_share_comes_from_half_of_the_model(tiny_model, monkeypatch, layers, timed):
+    seen = set()
+
+    def pieces(model, *_):
+        seen.add(len(model.layers))
+        return {"lay_out": 3 + 2 * len(model.layers)} | dict.fromkeys(
+            ("prefill", "step", "thin_step", "round", "learn", "optimize"), 1.0
+        )
+
+    monkeypatch.setattr(rehearsal, "_pieces", pieces)
+    shape = rehearsal.asdict(sizes(tiny_model)) | {"layers": layers}
+    task = {"shape": shape, "job": vars(JOB), "scheme": vars(FULL), "precision": "fp32", "threads": 1}
+    costs = rehearsal.measure(task)
+    assert seen == timed
+    assert costs.lay_out == rehearsal.Cost(2, 3) and costs.learn == rehearsal.Cost(0, 1)

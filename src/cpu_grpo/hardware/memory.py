@@ -56,7 +56,7 @@ def keep_memory(large: bool = True) -> None:
         return
     mallopt(-4, 0 if large else 2**16)  # M_MMAP_MAX: so many buffers get a mapping of their own
     mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: if they are as large as this, the most that glibc takes
-    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+    mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
     mallopt(-2, 64 * 2**20)  # M_TOP_PAD: and grows by this much
 
 

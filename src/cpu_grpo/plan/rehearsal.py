@@ -1,7 +1,8 @@
-"""Times the pieces of an update on stand-ins of few layers, with random weights of the model's sizes.
+"""Times the pieces of an update on stand-ins of fewer layers, with random weights of the model's sizes.
 
-Each piece is timed with one layer and with four; the difference is three layers' share, the rest is that of the
-embedding, the head and everything that is done once. In a process of its own, so that its memory is not the run's.
+Each piece is timed with one layer and with half of the model's; the difference is those layers' share, the rest is that
+of the embedding, the head and everything that is done once. Fewer layers would fit into the caches, and what one time
+differs from another by chance would be multiplied. In a process of its own, so that its memory is not the run's.
 """
 
 import json
@@ -26,7 +27,7 @@ from cpu_grpo.plan.memory import Scheme
 from cpu_grpo.rollout import Request, Sampling, generate, packed
 from cpu_grpo.shape import Shape
 
-FEW, MORE = 1, 4  # layers of the stand-ins
+FEW = 1  # layers of the smaller stand-in
 STEPS = 8  # of decoding
 LEARNT = 1024  # tokens that go through the stand-in's learner, about
 REPEATS = 2  # the best of them counts, as others may be using the machine
@@ -67,7 +68,7 @@ def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: in
         UserError: the measurement died, for lack of memory for instance.
     """
     task = {
-        "shape": asdict(shape) | {"layers": 0},
+        "shape": asdict(shape),
         "job": asdict(_piece(job)),
         "scheme": asdict(scheme),
         "precision": precision,
@@ -128,7 +129,8 @@ def measure(task: dict) -> Costs:
     keep_memory(large=not scheme.recompute)
     torch.manual_seed(0)
     best: dict[int, dict[str, float]] = {}
-    models = {layers: stand_in(shape, layers, scheme) for layers in (FEW, MORE)}
+    more = max(FEW + 1, shape.layers // 2)
+    models = {layers: stand_in(shape, layers, scheme) for layers in (FEW, more)}
     optimizers = {layers: _optimizer(model, scheme) for layers, model in models.items()}
     for _ in range(REPEATS):
         for layers, model in models.items():  # by turns: a drift of the machine's speed hits both
@@ -136,7 +138,7 @@ def measure(task: dict) -> Costs:
             best[layers] = {name: min(seconds, best.get(layers, found)[name]) for name, seconds in found.items()}
     costs = {}
     for name, seconds in best[FEW].items():
-        layer = max(0.0, (best[MORE][name] - seconds) / (MORE - FEW))
+        layer = max(0.0, (best[more][name] - seconds) / (more - FEW))
         costs[name] = Cost(layer, max(0.0, seconds - FEW * layer))
     prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
     return Costs(**costs, prefilled=prefilled, learnt=job.packed(_learnt(job)), thin_rows=thin_rows(job))
