@@ -1,6 +1,7 @@
 """What an update has to do, in numbers of prompts, completions and tokens."""
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from cpu_grpo.config.schema import Train
 
@@ -33,9 +34,14 @@ class Job:
         return max(self.group, min(self.rows, self.sequences))
 
     @property
+    def learnt(self) -> int:
+        """Completions of a micro-batch that have an advantage; one at least."""
+        return max(1, ceil(min(self.micro_batch, self.sequences) * self.learnt_share))
+
+    @property
     def completions_at_once(self) -> int:
         """In the learner: as many as the budget of tokens allows, one at least."""
-        most = min(self.micro_batch, self.sequences)
+        most = self.learnt
         whole = self.prompt_tokens + self.group * self.completion_tokens
         if whole <= self.micro_batch_tokens:
             return min(most, self.micro_batch_tokens // whole * self.group)
@@ -51,7 +57,12 @@ class Job:
     def parts(self) -> int:
         """Pieces that the learner takes an update's completions in."""
         batches = -(-self.sequences // self.micro_batch)
-        return batches * -(-min(self.micro_batch, self.sequences) // self.completions_at_once)
+        return batches * -(-self.learnt // self.completions_at_once)
+
+    @property
+    def last_completions(self) -> int:
+        """In the last of a micro-batch's pieces."""
+        return self.learnt % self.completions_at_once or self.completions_at_once
 
     @property
     def longest(self) -> int:

@@ -88,12 +88,8 @@ def peak(shape: Shape, job: Job, scheme: Scheme, compute: int, stored: int = 0) 
 
 def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained: int) -> int:
     """The larger of what is there when backward begins, and when it ends with all gradients."""
-    completions = job.completions_at_once
-    prompts = -(-completions // job.group)
-    tokens, scored = job.packed(completions), completions * job.completion_tokens
-    pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts)
     rounded = _rounded(shape, scheme, compute, min(job.micro_batch, job.sequences) * job.completion_tokens)
-    kept = micro_batch_bytes(shape, tokens, scored, pairs, compute, scheme.recompute)
+    kept = _kept(shape, job, scheme, compute, job.completions_at_once)
     embedding = scheme.held * shape.head  # its gradient as an embedding, before it joins the head's
     if scheme.name == "lora":
         return rounded + kept + WIDE * trained
@@ -101,8 +97,19 @@ def learner_bytes(shape: Shape, job: Job, scheme: Scheme, compute: int, trained:
         return rounded + max(kept + embedding, 2 * embedding)
     head = embedding if scheme.recompute else (WIDE + compute) * shape.head  # the head's own gradient
     gradients = WIDE * trained
-    before = gradients if job.parts > 1 else 0  # of the parts that came before
-    return rounded + max(before + kept + head, gradients + embedding)
+    fullest = [kept + head, gradients + embedding]
+    if job.parts > 1:  # gradients of the parts before are there; only the last part may be smaller
+        later = kept if job.parts > 2 else _kept(shape, job, scheme, compute, job.last_completions)
+        fullest.append(gradients + later + head)
+    return rounded + max(fullest)
+
+
+def _kept(shape: Shape, job: Job, scheme: Scheme, compute: int, completions: int) -> int:
+    """Of a part of so many completions, when backward begins."""
+    prompts = -(-completions // job.group)
+    tokens, scored = job.packed(completions), completions * job.completion_tokens
+    pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts)
+    return micro_batch_bytes(shape, tokens, scored, pairs, compute, scheme.recompute)
 
 
 def _rounded(shape: Shape, scheme: Scheme, compute: int, tokens: int) -> int:

@@ -31,9 +31,9 @@ def update_seconds(shape: Shape, job: Job, costs: Costs) -> Seconds:
         + _decoding(layers, job, costs) * lots
     )
     batches = -(-job.sequences // job.micro_batch)
-    full, rest = divmod(min(job.micro_batch, job.sequences), job.completions_at_once)
+    full, rest = divmod(job.learnt, job.completions_at_once)
     tokens = batches * (full * job.packed(job.completions_at_once) + (job.packed(rest) if rest else 0))
-    learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens * job.learnt_share / costs.learnt
+    learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens / costs.learnt
     return Seconds(rollout / job.iterations, learner, costs.optimize.of(layers))
 
 
