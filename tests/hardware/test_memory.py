@@ -1,5 +1,7 @@
 """The memory that is left to a process, by the system and by its control groups."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import psutil
@@ -51,3 +53,34 @@ def test_available_memory_is_the_least_that_is_left(system, monkeypatch, groups,
 
 def test_this_system_has_memory_left():
     assert 0 < available_memory() <= psutil.virtual_memory().total
+
+
+def test_products_of_ever_new_sizes_do_not_fill_the_memory():
+    """In a process of its own: the caches' limits are read at its first product."""
+    code = """
+import ctypes, sys, torch
+from cpu_grpo.hardware import keep_memory
+from cpu_grpo.hardware.memory import _Heap
+if sys.argv[1] == "kept":
+    keep_memory()
+torch.set_num_threads(1)
+weight = torch.randn(64, 64).bfloat16()
+def used(first, last):
+    with torch.no_grad():
+        for rows in range(first, last):
+            torch.nn.functional.linear(torch.zeros(rows, 64, dtype=torch.bfloat16), weight)
+    info = ctypes.CDLL(None).mallinfo2
+    info.restype = _Heap
+    return info().uordblks
+print(-used(2, 102) + used(102, 702))
+"""
+    grown = {}
+    for name in ("kept", "default"):
+        done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
+        if "mallinfo2" in done.stderr:
+            pytest.skip("the C library is not glibc")
+        assert done.returncode == 0, done.stderr
+        grown[name] = int(done.stdout)
+    if grown["default"] < 2**20:
+        pytest.skip("torch keeps no products on this machine")
+    assert grown["kept"] < grown["default"] / 4
