@@ -45,10 +45,7 @@ def _rooms(group: Path) -> Iterator[int]:
 
 
 def keep_memory(large: bool = True) -> None:
-    """Lets this process keep the memory it frees, where the C library is glibc, and fewer products than it would.
-
-    oneDNN and torch keep what they made for a product's sizes, 1,024 each, and no two updates have the same numbers of
-    tokens: 135M parameters grew by 0.5 GB in 20 updates (docs/log.md). Both read their limits at the first product.
+    """Lets this process keep the memory it frees, where the C library is glibc, and keeps it from filling up.
 
     By default large buffers go back to the system at once, and every page of the next one is faulted in and zeroed
     again: a product with a fresh 56 MB result takes 1.5 times as long as one into a used buffer (docs/log.md).
@@ -56,8 +53,7 @@ def keep_memory(large: bool = True) -> None:
     Args:
         large: buffers of 32 MB and more, too: between small ones that stay, what they leave often cannot be used again.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(PRODUCTS))
+    _keep_few_products()
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
@@ -66,6 +62,16 @@ def keep_memory(large: bool = True) -> None:
     mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: if they are as large as this, the most that glibc takes
     mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
     mallopt(-2, 64 * 2**20)  # M_TOP_PAD: and grows by this much
+
+
+def _keep_few_products() -> None:
+    """Lets oneDNN and torch remember what they made for the sizes of few products, not of 1,024 each.
+
+    No two updates have the same numbers of tokens: 135M parameters grew by 0.5 GB in 20 updates (docs/log.md). Both
+    read their limits, which the user may set, at their first product.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(PRODUCTS))
 
 
 def release_memory() -> None:
@@ -111,9 +117,15 @@ def reusable_memory() -> int:
 
     Some of it is in pieces too small to be of use, so this is an upper bound.
     """
+    heap = _heap()
+    return heap.fordblks if heap else 0
+
+
+def _heap() -> _Heap | None:
+    """What the C library says of its memory; None where it is not glibc."""
     try:
         mallinfo = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError, TypeError):
-        return 0
+        return None
     mallinfo.restype = _Heap
-    return mallinfo().fordblks
+    return mallinfo()

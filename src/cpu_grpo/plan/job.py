@@ -29,6 +29,16 @@ class Job:
         return self.prompts * self.group
 
     @property
+    def micro_batches(self) -> int:
+        """That TRL hands to the learner in an update."""
+        return -(-self.sequences // self.micro_batch)
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens of an update's prompts: what is common once."""
+        return self.shared_tokens + self.prompts * (self.prompt_tokens - self.shared_tokens)
+
+    @property
     def decoded(self) -> int:
         """Completions decoded together."""
         return max(self.group, min(self.rows, self.sequences))
@@ -41,11 +51,10 @@ class Job:
     @property
     def completions_at_once(self) -> int:
         """In the learner: as many as the budget of tokens allows, one at least."""
-        most = self.learnt
         whole = self.prompt_tokens + self.group * self.completion_tokens
         if whole <= self.micro_batch_tokens:
-            return min(most, self.micro_batch_tokens // whole * self.group)
-        return max(1, min(most, (self.micro_batch_tokens - self.prompt_tokens) // self.completion_tokens))
+            return min(self.learnt, self.micro_batch_tokens // whole * self.group)
+        return max(1, min(self.learnt, (self.micro_batch_tokens - self.prompt_tokens) // self.completion_tokens))
 
     def packed(self, completions: int) -> int:
         """Tokens that the model sees of so many completions: what is common once, and all but each one's last token."""
@@ -56,8 +65,7 @@ class Job:
     @property
     def parts(self) -> int:
         """Pieces that the learner takes an update's completions in."""
-        batches = -(-self.sequences // self.micro_batch)
-        return batches * -(-self.learnt // self.completions_at_once)
+        return self.micro_batches * -(-self.learnt // self.completions_at_once)
 
     @property
     def last_completions(self) -> int:

@@ -140,8 +140,7 @@ def measure(task: dict) -> Costs:
     for name, seconds in best[FEW].items():
         layer = max(0.0, (best[more][name] - seconds) / (more - FEW))
         costs[name] = Cost(layer, max(0.0, seconds - FEW * layer))
-    prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
-    return Costs(**costs, prefilled=prefilled, learnt=job.packed(_learnt(job)), thin_rows=thin_rows(job))
+    return Costs(**costs, prefilled=job.prefilled, learnt=job.packed(_learnt(job)), thin_rows=thin_rows(job))
 
 
 def stand_in(shape: Shape, layers: int, scheme: Scheme) -> Decoder:

@@ -24,15 +24,13 @@ def update_seconds(shape: Shape, job: Job, costs: Costs) -> Seconds:
     """A rollout serves `job.iterations` updates."""
     layers = shape.layers
     lots = job.sequences / job.decoded
-    prefilled = job.shared_tokens + job.prompts * (job.prompt_tokens - job.shared_tokens)
     rollout = (
         costs.lay_out.of(layers)
-        + costs.prefill.of(layers) * prefilled / costs.prefilled
+        + costs.prefill.of(layers) * job.prefilled / costs.prefilled
         + _decoding(layers, job, costs) * lots
     )
-    batches = -(-job.sequences // job.micro_batch)
-    full, rest = divmod(job.learnt, job.completions_at_once)
-    tokens = batches * (full * job.packed(job.completions_at_once) + (job.packed(rest) if rest else 0))
+    batches = job.micro_batches
+    tokens = (job.parts - batches) * job.packed(job.completions_at_once) + batches * job.packed(job.last_completions)
     learner = batches * costs.round.of(layers) + costs.learn.of(layers) * tokens / costs.learnt
     return Seconds(rollout / job.iterations, learner, costs.optimize.of(layers))
 
