@@ -1,5 +1,6 @@
 """What conf/ composes to, that params.yaml is that, and how mistakes in either are told."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from cpu_grpo.config.compose import compose_pipeline, load_params, one_variant, typed
 from cpu_grpo.config.schema import Model, Pipeline, Task, Train, Variant
 from cpu_grpo.errors import UserError
+from cpu_grpo.tasks.answers import strict
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -79,6 +81,15 @@ def test_every_model_and_task_composes(group, name, schema):
     config = typed(compose_pipeline(overrides), Pipeline) if schema is Pipeline else compose_train(*overrides)
     expected = "owner/name" if name == "hub" else name
     assert getattr(config, group).name == expected
+
+
+def test_the_eight_examples_calculate_rightly_and_end_as_asked():
+    task = typed(compose_pipeline(["task=gsm8k_8shot"]), Pipeline).task
+    assert len(task.examples) == 8
+    for example in task.examples:
+        sums = re.findall(r"([\d /*+-]+\d) = \$?(\d+)", example.answer)
+        assert sums and all(eval(left) == int(right) for left, right in sums)
+        assert strict(example.answer) == sums[-1][1]
 
 
 def test_a_jsonl_task_without_its_file_is_refused():

@@ -384,6 +384,14 @@ def test_gsm8k_validation_is_cut_from_train_and_test_is_only_test(tmp_path):
         assert_disjoint(drawn.problems)
 
 
+def test_gsm8k_test_problems_are_the_first_in_the_published_order_for_every_seed(tmp_path):
+    orders = [[p.question for p in of_split(draw(gsm8k(tmp_path), seed, words).problems, "train")] for seed in range(5)]
+    assert len({tuple(order) for order in orders}) > 1
+    for seed in range(5):
+        drawn = draw(gsm8k(tmp_path), seed, words)
+        assert [p.question for p in of_split(drawn.problems, "test")] == ["test 0?", "test 1?", "test 2?"]
+
+
 def test_gsm8k_answer_is_what_follows_the_mark(tmp_path):
     for problem in draw(gsm8k(tmp_path), 1, words).problems:
         assert problem.answer == str(1 + int(problem.question.split()[1].rstrip("?")))
@@ -447,6 +455,7 @@ def test_the_real_gsm8k():
     assert {p.id.split(":")[1] for p in drawn.problems if p.split != "test"} == {"train"}
     assert all(any(character.isdigit() for character in p.answer) and "#" not in p.answer for p in drawn.problems)
     assert {problem.difficulty for problem in drawn.problems} >= {1, 2, 3, 4, 5}
+    assert [p.id for p in of_split(drawn.problems, "test")[:50]] == [f"gsm8k:test:{index}" for index in range(50)]
 
 
 def test_overlap_is_refused():

@@ -75,6 +75,12 @@ def gsm8k(task: Task) -> list[Problem]:
     return problems
 
 
+def published_place(problem: Problem) -> int:
+    """A GSM8K test problem's place in the published order, in which evaluations take them; 0 for all others."""
+    before, _, place = problem.id.rpartition(":")
+    return int(place) if before == "gsm8k:test" else 0
+
+
 def _gsm8k_local(directory: Path):
     for split in ("train", "test"):
         path = directory / f"{split}.jsonl"

@@ -37,7 +37,7 @@ def draw(task: Task, seed: int, prompt_length: PromptLength) -> Drawn:
         _draw_finite(task, seed, prompt_length, drawn)
     check_disjoint(drawn.problems)
     random.Random(seed).shuffle(drawn.problems)  # so that the first few of a split are of all levels
-    drawn.problems.sort(key=lambda problem: SPLITS.index(problem.split))
+    drawn.problems.sort(key=lambda problem: (SPLITS.index(problem.split), sources.published_place(problem)))
     return drawn
 
 
@@ -110,6 +110,7 @@ def _draw_finite(task: Task, seed: int, prompt_length: PromptLength, drawn: Draw
     problems = sources.gsm8k(task) if task.kind == "gsm8k" else sources.jsonl(task)
     _check_unique("id", [problem.id for problem in problems])
     random.Random(seed).shuffle(problems)
+    problems.sort(key=sources.published_place)
     fits, usable = _fits(task, prompt_length), []
     seen = {_text(example) for example in task.examples}
     for problem in problems:
