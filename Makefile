@@ -1,5 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs the pinned dependencies first.
 PYTHON ?= python3
+BUDGET ?= quick
 ifeq ($(OS),Windows_NT)
 BIN := $(CURDIR)/.venv/Scripts
 else
@@ -10,13 +11,18 @@ export PATH := $(BIN):$(PATH)
 # Every stage is a process of its own: modules that none may keep compiled would be compiled anew in each, for 10 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help repro test bench lint ui lock clean
+.PHONY: help repro study test bench lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
 repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
 	"$(BIN)/dvc" repro
+
+study: $(READY) ## answer a question by many runs: make study NAME=progressive BUDGET=quick; repeated, it goes on
+	@test -n "$(NAME)" || { echo "Say which study: make study NAME=progressive; conf/study/ has them all."; exit 1; }
+	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET)
+	"$(BIN)/python" pipelines/report.py
 
 test: $(READY) ## run the tests
 	"$(BIN)/python" -m pytest
@@ -37,7 +43,7 @@ lock: $(READY) ## pin the dependencies anew from pyproject.toml
 	"$(BIN)/uv" pip compile --universal --python-version 3.11 --extra dev --no-header --quiet --upgrade pyproject.toml -o requirements.lock
 
 clean: ## remove what the pipeline made, keeping its cache and the MLflow runs
-	rm -rf models data results reports cache outputs multirun
+	rm -rf models data results/train results/evaluate reports cache outputs multirun
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

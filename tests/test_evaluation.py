@@ -1,11 +1,24 @@
 """Greedy evaluation against transformers' own generation, and the marking of completions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cpu_grpo.config.schema import Evaluation, Shared, Task
-from cpu_grpo.evaluation import accuracies, answer_all, greedy, held_out, mark, until_end
+from cpu_grpo.errors import UserError
+from cpu_grpo.evaluation import (
+    accuracies,
+    answer_all,
+    greedy,
+    held_out,
+    mark,
+    sample_all,
+    sampled_accuracies,
+    until_end,
+)
 from cpu_grpo.statistics import wilson
+from cpu_grpo.tasks.answers import flexible
 from cpu_grpo.tasks.problems import Problem
 
 
@@ -95,3 +108,42 @@ def test_only_the_asked_split_is_read(config):
     assert [p.id for p in held_out(config, mixed)] == ["p1", "p2"]
     config.evaluation.split = "validation"
     assert [p.id for p in held_out(config, mixed)] == ["b"]
+
+
+def test_samples_are_marked_problem_by_problem(config, tiny_model, tokenizer):
+    config.evaluation.samples = 3
+    found = sample_all(config, tiny_model, tokenizer, problems(), "fp32")
+    assert [len(own) for own in found] == [3] * 5
+    assert found == sample_all(config, tiny_model, tokenizer, problems(), "fp32")
+
+
+def test_at_no_temperature_to_speak_of_every_sample_is_the_greedy_one(config, tiny_model, tokenizer):
+    config.evaluation.samples, config.evaluation.temperature = 2, 1e-3
+    asked = problems()
+    greedy_completions = [result.completion for result in answer_all(config, tiny_model, tokenizer, asked, "fp32")]
+    answers = [flexible(completion) for completion in greedy_completions]
+    asked = [replace(p, answer=answer or "none") for p, answer in zip(asked, answers, strict=True)]
+    asked[0] = replace(asked[0], answer="123456")  # wrong, whatever the model says
+    expected = [result.right for result in answer_all(config, tiny_model, tokenizer, asked, "fp32")]
+    assert not expected[0]
+    assert sample_all(config, tiny_model, tokenizer, asked, "fp32") == [[right, right] for right in expected]
+
+
+def test_no_samples_are_taken_unless_asked_for(config, tiny_model, tokenizer):
+    assert sample_all(config, tiny_model, tokenizer, problems(), "fp32") == []
+    assert sampled_accuracies([]) == {}
+
+
+def test_samples_need_the_fast_engine(config, tiny_model, tokenizer):
+    config.evaluation.samples, config.engine.name = 2, "trl"
+    with pytest.raises(UserError, match=r"evaluation\.samples=2 needs the fast engine: use 0, or engine=fast"):
+        sample_all(config, tiny_model, tokenizer, problems(), "fp32")
+
+
+def test_sampled_figures_by_hand():
+    """Two problems of four samples: 3 and 1 right."""
+    found = sampled_accuracies([[True, True, True, False], [False, False, True, False]])
+    assert found["sampled_accuracy"] == found["pass_at_1"] == 0.5
+    assert found["pass_at_2"] == pytest.approx((1 + (1 - 3 / 6)) / 2)  # of C(4, 2) = 6 pairs, C(3, 2) = 3 are wrong
+    assert found["pass_at_4"] == 1 and "pass_at_8" not in found
+    assert (found["sampled_low"], found["sampled_high"]) == (0, 1)  # two problems tell little

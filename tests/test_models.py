@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from cpu_grpo import files
-from cpu_grpo.config.schema import Model
+from cpu_grpo.config.schema import Model, Shape
 from cpu_grpo.errors import UserError
 from cpu_grpo.models import load_model, prepare_model
+from cpu_grpo.shape import of_config, of_directory
 
 
 @pytest.fixture
@@ -126,6 +127,28 @@ def test_a_wheel_gives_the_gguf_inside_it(gguf_file, tmp_path):
     record = prepare_model(config, tmp_path / "base")
     assert record["revision"] == "1.0"
     assert load_model(tmp_path / "base")[0].config.hidden_size == 32
+
+
+def test_random_weights_have_the_shape_asked_for_and_a_wheels_tokenizer(gguf_file, tokenizer, tmp_path):
+    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(gguf_file, "tiny/tiny.gguf")
+    shape = Shape("qwen2", 32, 2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, vocab_size=512)
+    config = Model(name="m", source="random", path=str(wheel), member="tiny/tiny.gguf", shape=shape)
+    found = []
+    for name in ("one", "other"):
+        record = prepare_model(config, tmp_path / name)
+        model, own = load_model(tmp_path / name)
+        found.append(model)
+    assert own.encode("12") == tokenizer.encode("12") and own.eos_token_id == model.config.eos_token_id == 2
+    assert of_directory(tmp_path / "one") == of_config(shape)
+    assert record["origin"] == f"random weights, qwen2 of {model.num_parameters():,} parameters"
+    assert all(torch.equal(a, b) for a, b in zip(*(own.parameters() for own in found), strict=True))
+    assert model.lm_head.weight.std() > 0
+    config.shape.model_type = "qwen3000"
+    with pytest.raises(UserError, match=r"model\.shape\.model_type=qwen3000 is no architecture known here"):
+        prepare_model(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_hub_model_comes_from_the_local_hub_layout(source, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Greedy accuracy of a model on held-out problems, with intervals and a record of every problem."""
+"""Accuracy of a model on held-out problems, greedy and sampled, with intervals and a record of every problem."""
 
 import sys
 import time
@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from cpu_grpo.config.schema import Hardware, Shared
 from cpu_grpo.decoder import UnsupportedModel, decoder
+from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, setup
 from cpu_grpo.models import load_model
 from cpu_grpo.rollout import PackedDecoder, Request, Sampling, generate, packed
-from cpu_grpo.statistics import wilson
+from cpu_grpo.statistics import clustered, pass_at_k, wilson
 from cpu_grpo.tasks.answers import flexible, same, strict
 from cpu_grpo.tasks.problems import Problem, of_split
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
@@ -56,7 +57,9 @@ def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> 
         begin = time.perf_counter()
         results = answer_all(config, model, tokenizer, problems, hardware.precision)
         seconds = time.perf_counter() - begin
-    figures = accuracies(results, config.task.extraction) | {
+        sampled = sample_all(config, model, tokenizer, problems, hardware.precision)
+    figures = accuracies(results, config.task.extraction) | sampled_accuracies(sampled)
+    figures |= {
         "clipped_share": sum(result.clipped for result in results) / len(results),
         "completions_per_second": len(results) / seconds,
         "tokens_per_second": sum(result.tokens for result in results) / seconds,
@@ -102,6 +105,47 @@ def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Proble
         mark(problem, tokenizer.decode(ids), completion, tokenizer, ends, config.task.extraction)
         for problem, ids, completion in zip(problems, encoded, completions, strict=True)
     ]
+
+
+def sample_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem], precision: str) -> list[list[bool]]:
+    """Of each problem, which of `evaluation.samples` sampled completions are right; empty where none are asked for.
+
+    Raises:
+        UserError: the fast engine, which alone samples here, is turned off or does not know the model.
+    """
+    settings = config.evaluation
+    if not settings.samples:
+        return []
+    packed_model = pack(model, precision, settings.batch_size) if config.engine.name == "fast" else None
+    if packed_model is None:
+        raise UserError(f"evaluation.samples={settings.samples} needs the fast engine: use 0, or engine=fast.")
+    encoded = [prompt_ids(prompt(problem, config.task, tokenizer), tokenizer) for problem in problems]
+    requests = [Request(ids, settings.samples) for ids in encoded]
+    sampling, limit = Sampling(settings.temperature), config.task.max_completion_length
+    ends = end_tokens(model, tokenizer)
+    with tqdm(total=len(problems) * settings.samples, unit="completion", disable=not sys.stderr.isatty()) as bar:
+        groups = generate(packed_model, requests, sampling, limit, ends, config.seed, settings.batch_size, bar.update)
+    return [
+        [mark(problem, "", completion.ids, tokenizer, ends, config.task.extraction).right for completion in completions]
+        for problem, completions in zip(problems, groups, strict=True)
+    ]
+
+
+def sampled_accuracies(sampled: list[list[bool]]) -> dict[str, Any]:
+    """Share of right samples, its interval clustered by problem, and pass@k for k = 1, 2, 4, ... samples."""
+    if not sampled:
+        return {}
+    samples = len(sampled[0])
+    low, high = clustered(sampled) if len(sampled) > 1 else (0.0, 1.0)
+    figures: dict[str, Any] = {
+        "samples": samples,
+        "sampled_accuracy": sum(map(sum, sampled)) / (len(sampled) * samples),
+        "sampled_low": low,
+        "sampled_high": high,
+    }
+    for k in (2**power for power in range(samples.bit_length())):
+        figures[f"pass_at_{k}"] = sum(pass_at_k(samples, sum(own), k) for own in sampled) / len(sampled)
+    return figures
 
 
 def pack(model: Any, precision: str, rows: int) -> PackedDecoder | None:

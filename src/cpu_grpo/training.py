@@ -234,6 +234,7 @@ def summarise(
         "wall_seconds": monitor.wall_seconds,
         "load_seconds": load_seconds,
         "train_seconds": train_seconds,
+        "update_seconds": statistics.median(row["seconds"] for row in _usual(history)),
         "completions_per_second": completions / train_seconds,
         "tokens_per_second": tokens / train_seconds,
         "peak_rss_bytes": monitor.peak_rss,
@@ -243,6 +244,7 @@ def summarise(
         "reward_last": _mean(history[-third:], "reward"),
         "no_spread_share": _mean(history, "no_spread_share"),
         "clipped_share": _mean(history, "clipped_share"),
+        "grad_norm": _mean(history, "grad_norm"),
         "engine": config.engine.name,
         "memory": config.memory.scheme,
         "precision": hardware.precision,
@@ -257,17 +259,14 @@ def comparison(plan: Foresight, history: list[dict[str, float]]) -> dict[str, fl
     """What was expected, to be read beside what came: bytes, and seconds of an update.
 
     `planned_` is for completions that all go to their limit and have an advantage, as nothing else is known before a
-    run; `expected_` for the lengths and advantages that came. The first update is left out of the seconds: it checks
-    the engine and touches fresh memory.
+    run; `expected_` for the lengths and advantages that came.
     """
     came = [plan.option.job.as_it_came(row["completion_length"], 1 - row["no_spread_share"]) for row in history]
-    usual = slice(1 if len(history) > 1 else 0, None)
     return {
         "planned_peak_rss_bytes": plan.option.peak.total,
         "expected_peak_rss_bytes": max(plan.peak_of(job).total for job in came),
         "planned_update_seconds": plan.seconds.update,
-        "expected_update_seconds": statistics.median(plan.seconds_of(job).update for job in came[usual]),
-        "update_seconds": statistics.median(row["seconds"] for row in history[usual]),
+        "expected_update_seconds": statistics.median(plan.seconds_of(job).update for job in _usual(came)),
     }
 
 
@@ -285,6 +284,11 @@ def write_results(layout: Layout, trained: Trained) -> list[Path]:
     write_text(history, text.getvalue())
     write_jsonl(samples, trained.samples)
     return [figures, history, samples]
+
+
+def _usual(updates: list[Any]) -> list[Any]:
+    """All but the first, which checks the engine and touches fresh memory, unless there is no other."""
+    return updates[1:] or updates
 
 
 def _mean(rows: list[dict[str, float]], key: str) -> float:

@@ -105,7 +105,7 @@ def test_each_level_of_a_list_is_checked(key):
         ("model.source", "zip", ("wheel", "hub", "gguf", "path")),
         ("task.kind", "chainsum", ("chain_sum", "gsm_symbolic", "gsm8k", "jsonl")),
         ("task.extraction", "loose", ("strict", "flexible")),
-        ("evaluation.split", "train", ("validation", "test")),
+        ("evaluation.split", "training", ("train", "validation", "test")),
         ("variants.quick.trainer.loss_type", "ppo", ("grpo", "dr_grpo", "dapo", "bnpo")),
         ("variants.quick.trainer.scale_rewards", "all", ("group", "batch", "none")),
         ("variants.quick.trainer.lr_scheduler_type", "step", ("constant", "linear", "cosine")),

@@ -3,14 +3,17 @@
 import dataclasses
 from typing import Any
 
-from cpu_grpo.config.schema import Pipeline, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Pipeline, StudyJob, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.units import in_bytes
 
 
-def check(config: Pipeline | Train) -> None:
+def check(config: Pipeline | Train | StudyJob) -> None:
     """Raises UserError for the first value that is out of bounds or contradicts another."""
     _check_fields(config, "")
+    if isinstance(config, StudyJob):
+        _check_study(config)
+        return
     _check_task(config.task)
     if config.memory.limit and in_bytes(config.memory.limit) is None:
         raise UserError(f"memory.limit={config.memory.limit} is no amount of memory: write it as 4GiB or 3.5GB.")
@@ -41,7 +44,8 @@ def _check_fields(node: Any, prefix: str) -> None:
             _check_fields(value, key + ".")
         elif isinstance(value, dict):
             for name, child in value.items():
-                _check_fields(child, f"{key}.{name}.")
+                if dataclasses.is_dataclass(child):
+                    _check_fields(child, f"{key}.{name}.")
         else:
             for single in value if isinstance(value, list) else [value]:
                 _check_value(key, single, item.metadata)
@@ -55,6 +59,22 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
         raise UserError(f"{key}={value} is too small: use {low} or more ({metadata['help']}).")
     if high is not None and not value <= high:
         raise UserError(f"{key}={value} is too large: use {high} or less ({metadata['help']}).")
+
+
+def _check_study(config: StudyJob) -> None:
+    study = config.study
+    named = [("study.reference", study.reference), ("arm", config.arm)]
+    named += [("study.faster_by_name", arm) for names in study.faster_by_name for arm in names]
+    for key, arm in named:
+        if arm not in study.arms:
+            known = ", ".join(study.arms)
+            raise UserError(f"{key}={arm} is no arm of the study {study.name}: use one of {known}.")
+    for arm, right in study.published.right.items():
+        if not 0 <= right <= study.published.problems:
+            raise UserError(
+                f"study.published.right.{arm}={right} is not within the {study.published.problems} problems: "
+                "correct it, or study.published.problems."
+            )
 
 
 def _check_task(task: Task) -> None:

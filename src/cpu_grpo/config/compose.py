@@ -20,10 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.invocation import pipeline_id, sweep_id
-from cpu_grpo.config.schema import Pipeline, Shared, Train, Variant
+from cpu_grpo.config.schema import Pipeline, Shared, StudyJob, Train, Variant
 from cpu_grpo.errors import UserError, explain
 
 CONF = Path(__file__).parents[3] / "conf"
+SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
 SHARED_KEYS = tuple(Shared.__dataclass_fields__)
 Stage = Callable[[Any, Path, str], None]
 
@@ -61,6 +62,18 @@ def compose_pipeline(overrides: list[str]) -> DictConfig:
 def compose_run(overrides: list[str]) -> Train:
     """conf/train.yaml composed with Hydra overrides: one run's configuration."""
     return typed(_compose("train", overrides), Train)
+
+
+def compose_study(name: str, budget: str) -> StudyJob:
+    """conf/study.yaml composed for a study: its configuration, with the first of its arms."""
+    composed = _compose("study", [f"study={name}", f"budget={budget}"])
+    composed.arm = next(iter(composed.study.arms))
+    return typed(composed, StudyJob)
+
+
+def study_names() -> list[str]:
+    """The studies that conf/study has, in the order of their file names."""
+    return sorted(path.stem for path in (CONF / "study").glob("*.yaml"))
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
@@ -140,7 +153,7 @@ def _run_from_params(stage: Stage) -> None:
 
 def _run_hydra(stage: Stage, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; `sentences` words it
-    schema = Train if config_name == "train" else Pipeline
+    schema = SCHEMAS[config_name]
     sys.argv.append(f"hydra.job.name={stage.__name__}")  # else Hydra would name every job after this file
 
     @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")

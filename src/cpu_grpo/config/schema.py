@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 
 def option(
@@ -23,7 +24,8 @@ def option(
 
 @dataclass
 class Shape:
-    """A model's sizes, under the names of its config.json; needed only to plan for a model that is not here yet."""
+    """A model's sizes, under the names of its config.json; needed to plan for a model that is not here yet, and to
+    make one with random weights."""
 
     model_type: str = option("", "the architecture; empty: config.json says everything")
     hidden_size: int = option(0, "features of a token between layers", low=0)
@@ -41,10 +43,14 @@ class Model:
     """Where the base model comes from."""
 
     name: str = option("", "the name in tables and run names")
-    source: str = option("path", "what kind of thing it is", choices=("wheel", "hub", "gguf", "path"))
-    package: str = option("", "wheel: the distribution's name")
-    version: str = option("", "wheel: the exact version")
-    member: str = option("", "wheel: the GGUF file inside it")
+    source: str = option(
+        "path",
+        "what kind of thing it is; random: weights that know nothing, to measure what a shape costs",
+        choices=("wheel", "hub", "gguf", "path", "random"),
+    )
+    package: str = option("", "wheel, and random's tokenizer: the distribution's name")
+    version: str = option("", "wheel, and random's tokenizer: the exact version")
+    member: str = option("", "wheel, and random's tokenizer: the GGUF file inside it")
     repo: str = option("", "hub: owner/name")
     revision: str = option("main", "hub: a commit, tag or branch (a commit is reproducible)")
     path: str = option("", "gguf: the file; path: the directory; wheel: a local .whl instead of a download")
@@ -197,9 +203,15 @@ class Evaluation:
     """How models are compared."""
 
     models: list[str] = option(["base"], "what to evaluate: base, variants' names, or directories")
-    split: str = option("test", "which problems; validation for choosing recipes", choices=("validation", "test"))
+    split: str = option(
+        "test",
+        "which problems; validation for choosing recipes, train to see what was learnt by heart",
+        choices=("train", "validation", "test"),
+    )
     limit: int = option(0, "only the first so many problems; 0: all", low=0)
     batch_size: int = option(64, "completions decoded together", low=1)
+    samples: int = option(0, "completions sampled of each problem besides the greedy one, for pass@k; 0: none", low=0)
+    temperature: float = option(1.0, "of those samples", low=1e-3, high=10)
 
 
 @dataclass
@@ -236,8 +248,82 @@ class Train(Shared, Variant):
     """conf/train.yaml: one variant, its keys at the top."""
 
 
+@dataclass
+class Range:
+    """Values that a search may try: one of the choices, or what lies between two bounds."""
+
+    low: float = option(0.0, "the least")
+    high: float = option(1.0, "the most")
+    log: bool = option(False, "whether factors count, not differences")
+    choices: list[float] = option([], "these values alone")
+
+
+@dataclass
+class Axis:
+    """A quantity by which some arms of a study differ, and what is expected to grow with it."""
+
+    figure: str = option(
+        "update_seconds", "what grows, besides peak memory", choices=("update_seconds", "train_seconds")
+    )
+    arms: dict[str, float] = field(default_factory=dict)  # how much of the quantity each has
+
+
+@dataclass
+class Published:
+    """What others have reported of arms of the same names, by how many problems they solved."""
+
+    problems: int = option(0, "how many problems each was evaluated on; 0: nothing was reported", low=0)
+    right: dict[str, int] = field(default_factory=dict)  # by arm: how many of them were solved
+
+
+@dataclass
+class Study:
+    """A question, and the arms whose comparison answers it."""
+
+    name: str = option("", "the study's name, and its results' folder")
+    question: str = option("", "what it asks, in a sentence")
+    method: str = option("", "how it is answered, in two sentences")
+    arms: dict[str, list[str]] = field(default_factory=dict)  # by name: keys of conf/train.yaml for each training stage
+    common: str = option("", "keys of conf/train.yaml for every stage of every arm")
+    task: str = option("", "keys of conf/shared.yaml for every training and evaluation, such as the task's")
+    reference: str = option("base", "the arm that the others are compared with")
+    splits: list[str] = option(["test"], "which problems an arm is evaluated on after its last stage")
+    search: dict[str, Range] = field(default_factory=dict)  # by key of conf/train.yaml: each seed is a trial
+    axes: dict[str, Axis] = field(default_factory=dict)  # by the quantity's name: costs are fitted over it
+    published: Published = field(default_factory=Published)
+    faster_by_name: list[list[str]] = option([], "arms whose names promise that each is faster than the one before it")
+    trials_at_random: int = option(8, "search: trials before the first that learns from others", low=1)
+    seeds: list[int] = option(
+        [1, 2, 3], "a run of each arm for each, with problems and random numbers of its own", low=0
+    )
+
+
+@dataclass
+class Budget:
+    """How much a study may cost."""
+
+    name: str = option("", "the budget's name, and its results' folder")
+    seeds: list[int] = option([1], "which seeds are run", low=0)
+    training: str = option("", "keys of conf/train.yaml for every stage of every arm, above the study's own")
+    problems: int = option(0, "only the first so many problems of an evaluation; 0: all", low=0)
+
+
+@dataclass
+class StudyJob:
+    """conf/study.yaml: one arm of a study with one seed, a job of the study's multirun."""
+
+    study: Study = field(default_factory=Study)
+    budget: Budget = field(default_factory=Budget)
+    arm: str = option("", "which of the study's arms")
+    seed: int = option(1, "of problems, training and evaluation", low=0, high=2**31 - 1)
+    results: str = option("results/studies", "where outcomes are kept; what is there is not run again")
+    also: str = option("", "further keys of conf/shared.yaml for every training and evaluation, such as a model's")
+
+
 def register() -> None:
-    """Makes the schemas known to Hydra, as `pipeline_schema` and `train_schema`."""
+    """Makes the schemas known to Hydra, as `pipeline_schema`, `train_schema` and `study_schema`; `names` lists keys."""
+    OmegaConf.register_new_resolver("names", lambda items: ",".join(map(str, items)), replace=True)
     store = ConfigStore.instance()
     store.store(name="pipeline_schema", node=Pipeline)
     store.store(name="train_schema", node=Train)
+    store.store(name="study_schema", node=StudyJob)

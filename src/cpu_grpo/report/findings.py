@@ -65,7 +65,7 @@ def worse(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.gain and row.gain.high < 0]
 
 
-def examples(rows: list[Row], most: int = 6) -> tuple[list[Example], dict[str, int]]:
+def examples(rows: list[Row], most: int = 10) -> tuple[list[Example], dict[str, int]]:
     """Up to `most` problems before and after the best model's training, and how many there are of each kind.
 
     A third of each kind where there are enough; spaced evenly through the file, so that nobody picked them.

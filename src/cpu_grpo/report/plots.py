@@ -1,5 +1,6 @@
 """The report's plots, as SVG text. Figures are made without pyplot, so that no global state is touched."""
 
+import base64
 import io
 import math
 from dataclasses import dataclass
@@ -15,6 +16,39 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b6b6b"
 WIDTH = 6.6  # inches; narrow enough to stay legible on a phone
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture with what it says in words."""
+
+    name: str
+    caption: str
+    svg: str
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Single runs of something, and their mean with its interval; NaN where there is none."""
+
+    name: str
+    single: list[float]
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points, and the straight line that was fitted to them."""
+
+    points: list[tuple[float, float]]
+    intercept: float
+    slope: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,64 @@ def accuracy_svg(rows: list[Row]) -> str:
             axes.axvline(middle, color=GREY, linewidth=1, linestyle="--", zorder=0)
     _name_places(axes, [name for name, _ in found])
     axes.set_xlabel("accuracy (% of held-out problems), with 95 % interval")
+    return _svg(figure)
+
+
+def places_svg(places: list[Place], label: str) -> str:
+    """A line for each: its runs as small dots, their mean and its interval."""
+    if not places:
+        return _empty("nothing was run")
+    figure = _figure(0.9 + 0.4 * len(places))
+    axes = figure.subplots()
+    for height, place in enumerate(places):
+        axes.plot(place.single, [height + 0.2] * len(place.single), "o", color=GREY, markersize=3, alpha=0.7)
+        if not math.isnan(place.low):
+            axes.plot([place.low, place.high], [height, height], color=BLUE, linewidth=1.5)
+        axes.plot([place.mean], [height], "o", color=BLUE, markersize=6)
+    _name_places(axes, [place.name for place in places])
+    axes.set_ylabel("arm")
+    axes.set_xlabel(label)
+    return _svg(figure)
+
+
+def shares_svg(shares: dict[str, float], label: str) -> str:
+    """A bar for each share, the largest first."""
+    if not shares:
+        return _empty("too few trials")
+    figure = _figure(0.9 + 0.36 * len(shares))
+    axes = figure.subplots()
+    ordered = sorted(shares, key=lambda name: -shares[name])
+    _bars(axes, [100 * shares[name] for name in ordered], label, BLUE)
+    _name_places(axes, ordered)
+    axes.set_ylabel("key")
+    return _svg(figure)
+
+
+def trials_svg(points: dict[str, list[tuple[float, float]]], logarithmic: set[str], label: str) -> str:
+    """A small plot a key: what a trial's value came to."""
+    lines = math.ceil(len(points) / 2)
+    figure = _figure(2.2 * lines)
+    grid = figure.subplots(lines, 2, squeeze=False).flatten()
+    for axes, (key, found) in zip(grid, points.items(), strict=False):
+        axes.plot(*zip(*found, strict=True), "o", color=BLUE, markersize=4, alpha=0.8)
+        axes.set_xscale("log" if key in logarithmic else "linear")
+        axes.set_xlabel(_label(key), fontsize=7.5)
+        axes.set_ylabel(label, fontsize=7.5)
+    for axes in grid[len(points) :]:
+        axes.set_visible(False)
+    return _svg(figure)
+
+
+def growth_svg(line: Line, quantity: str, label: str) -> str:
+    """Points and their line, from zero on."""
+    figure = _figure(2.8)
+    axes = figure.subplots()
+    most = max(x for x, _ in line.points)
+    axes.plot([0, most], [line.intercept, line.intercept + most * line.slope], color=GREY, linewidth=1, linestyle="--")
+    axes.plot(*zip(*line.points, strict=True), "o", color=BLUE, markersize=5, alpha=0.8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"{quantity} (number)")
+    axes.set_ylabel(label)
     return _svg(figure)
 
 

@@ -1,6 +1,5 @@
 """The report: one page's content, written as HTML, as Markdown and as figures for machines."""
 
-import base64
 import csv
 import io
 from dataclasses import dataclass
@@ -12,26 +11,25 @@ import jinja2
 from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.files import write_json, write_text
 from cpu_grpo.report.findings import Example, Row, accuracy_figures, best, compare, examples, metrics
-from cpu_grpo.report.plots import accuracy_svg, reward_svg, spread_svg, throughput_svg
+from cpu_grpo.report.plots import Plot, accuracy_svg, reward_svg, spread_svg, throughput_svg
 from cpu_grpo.report.provenance import provenance_table
 from cpu_grpo.report.results import Results, read_results
+from cpu_grpo.report.section import Section
+from cpu_grpo.report.studies import sections
 from cpu_grpo.report.summary import summary
-from cpu_grpo.report.tables import Table, card_table, difficulty_table, markdown, plan_table, variants_table
+from cpu_grpo.report.tables import (
+    Table,
+    card_table,
+    difficulty_table,
+    markdown,
+    plan_table,
+    sampled_table,
+    variants_table,
+)
 from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
 from cpu_grpo.statistics import RESAMPLES
 
 COLUMNS = ("model", "accuracy", "low", "high", "gain", "gain_low", "gain_high")
-
-
-@dataclass(frozen=True)
-class Plot:
-    name: str
-    caption: str
-    svg: str
-
-    @property
-    def data_uri(self) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,10 @@ class Page:
     summary: list[str]
     variants: Table
     difficulty: Table
+    sampled: Table
     plan: Table
     plots: list[Plot]
+    studies: list[Section]
     examples: list[Example]
     examples_text: str
     card: Table
@@ -55,9 +55,10 @@ def write_report(root: Path, config: Pipeline) -> list[Path]:
     """Writes reports/ below `root` from the results there. Returns the files."""
     results = read_results(root, config)
     rows = compare(results, config)
-    page = make_page(rows, results, config)
+    page = make_page(rows, results, config, sections(root))
     reports = root / "reports"
-    texts = {f"plots/{plot.name}.svg": plot.svg for plot in page.plots}
+    plots = [*page.plots, *(plot for study in page.studies for plot in study.plots)]
+    texts = {f"plots/{plot.name}.svg": plot.svg for plot in plots}
     texts |= {"report.md": to_markdown(page), "report.html": to_html(page), "accuracy.csv": accuracy_csv(rows)}
     for name, text in texts.items():
         write_text(reports / name, text)
@@ -65,15 +66,17 @@ def write_report(root: Path, config: Pipeline) -> list[Path]:
     return [reports / name for name in (*texts, "metrics.json")]
 
 
-def make_page(rows: list[Row], results: Results, config: Pipeline) -> Page:
+def make_page(rows: list[Row], results: Results, config: Pipeline, studies: list[Section]) -> Page:
     chosen, counts = examples(rows)
     return Page(
         title=f"GRPO on {config.task.name} with {config.model.name}",
         summary=summary(rows, results, config),
         variants=variants_table(rows),
         difficulty=difficulty_table(rows),
+        sampled=sampled_table(rows),
         plan=plan_table(rows),
         plots=_plots(rows, results),
+        studies=studies,
         examples=chosen,
         examples_text=_examples_text(rows, counts),
         card=card_table(results.card),
@@ -137,14 +140,28 @@ def to_html(page: Page) -> str:
 
 def to_markdown(page: Page) -> str:
     parts = [f"# {markdown_inline(page.title)}", markdown_inline(" ".join(page.summary))]
-    parts += ["## Models", _table(page.variants), "## Accuracy by difficulty", _table(page.difficulty), "## Plots"]
-    parts += [f"![{plot.caption}](plots/{plot.name}.svg)\n\n{plot.caption}" for plot in page.plots]
+    parts += ["## Models", _table(page.variants), "## Accuracy by difficulty", _table(page.difficulty)]
+    parts += ["## Sampled answers", _table(page.sampled)] if page.sampled.rows else []
+    parts += ["## Plots"]
+    parts += [_picture(plot) for plot in page.plots]
+    parts += [part for study in page.studies for part in _study(study)]
     parts += ["## Completions before and after", markdown_inline(page.examples_text)]
     parts += [_example(example) for example in page.examples]
     parts += ["## Planned and measured", _table(page.plan)] if page.plan.rows else []
     parts += ["## Data", _table(page.card), "## Method", " ".join(page.method)]
     parts += ["## Provenance", _table(page.provenance)]
     return "\n\n".join(parts) + "\n"
+
+
+def _picture(plot: Plot) -> str:
+    return f"![{plot.caption}](plots/{plot.name}.svg)\n\n{plot.caption}"
+
+
+def _study(study: Section) -> list[str]:
+    parts = [f"## {markdown_inline(study.question)}", *(markdown_inline(answer) for answer in study.answers)]
+    if study.table.rows:
+        parts += [*(_picture(plot) for plot in study.plots), _table(study.table)]
+    return [*parts, markdown_inline(study.method)]
 
 
 def _table(table: Table) -> str:

@@ -73,6 +73,11 @@ class Evaluation:
     flexible_accuracy: float
     flexible_low: float
     flexible_high: float
+    samples: int | None = None
+    sampled_accuracy: float | None = None
+    sampled_low: float | None = None
+    sampled_high: float | None = None
+    pass_at: dict[int, float] = field(default_factory=dict)  # by number of answers
     wall_seconds: float | None = None
     mlflow_run_id: str | None = None
     answers: list[Answer] = field(default_factory=list)
@@ -121,7 +126,9 @@ def read_evaluations(directory: Path) -> dict[str, Evaluation]:
         rows = path.with_suffix(".jsonl")
         if rows.is_file():
             answers = [_record(Answer, row, rows) for row in read_jsonl(rows)]
-            evaluation = _record(Evaluation, _read_json(path) or {}, path, answers=answers)
+            figures = _read_json(path) or {}
+            pass_at = {int(key[8:]): value for key, value in figures.items() if key.startswith("pass_at_")}
+            evaluation = _record(Evaluation, figures, path, answers=answers, pass_at=pass_at)
             found[evaluation.model] = evaluation
     return found
 

@@ -118,6 +118,22 @@ def difficulty_table(rows: list[Row]) -> Table:
     return Table("Accuracy by the problems' difficulty (1 = easiest), with 95 % intervals.", header, body)
 
 
+def sampled_table(rows: list[Row]) -> Table:
+    """Models that were sampled besides: share of right answers, and the chance that one of k is right."""
+    evaluations = [row.evaluation for row in rows if row.evaluation and row.evaluation.samples]
+    ks = sorted({k for evaluation in evaluations for k in evaluation.pass_at})
+    body: list[list[Cell]] = []
+    for found in evaluations:
+        interval = interval_text(found.sampled_low or 0.0, found.sampled_high or 1.0)
+        own = (percent(found.sampled_accuracy), interval, f"{found.n} problems, {found.samples} samples each")
+        body.append([(found.model,), own, *((percent(found.pass_at.get(k)),) for k in ks)])
+    caption = (
+        "Sampled answers: the share that is right (95 % interval with errors clustered by problem), and pass@k, the "
+        "chance that one of k is right, unbiased."
+    )
+    return Table(caption, ["Model", "Accuracy of samples", *(f"pass@{k}" for k in ks)], body)
+
+
 def _level_cell(evaluation: Evaluation | None, level: int) -> Cell:
     if evaluation is None:
         return (NOT_RUN,)

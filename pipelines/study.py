@@ -1,0 +1,31 @@
+"""Runs a study, job by job: results/studies/<study>/<budget>/<arm>-<seed>.json. What is there is not run again."""
+
+from pathlib import Path
+
+from cpu_grpo.config import StudyJob, launch
+from cpu_grpo.statistics import wilson
+from cpu_grpo.study.jobs import run_job
+from cpu_grpo.study.outcomes import Outcome, read_outcomes
+from cpu_grpo.units import duration
+
+
+def study(config: StudyJob, root: Path, pipeline_id: str) -> None:
+    outcome = run_job(config, root)
+    done = read_outcomes(config)
+    jobs = len(config.study.arms) * len(config.budget.seeds)
+    left = (jobs - len(done)) * sum(other.seconds for other in done) / max(1, len(done))
+    remaining = f", about {duration(left)} left" if left else ""
+    print(f"{told(outcome)}; {len(done)} of {jobs} jobs done{remaining}")
+
+
+def told(outcome: Outcome) -> str:
+    """In a line."""
+    accuracies = []
+    for split, marks in outcome.marks.items():
+        low, high = wilson(marks.right.count("1"), len(marks.right))
+        accuracies.append(f"{marks.accuracy:.1%} [{low:.1%}, {high:.1%}] of {len(marks.right)} {split} problems")
+    return f"{outcome.study}: {outcome.arm} with seed {outcome.seed} solves {' and '.join(accuracies)}"
+
+
+if __name__ == "__main__":
+    launch(study, "study")

@@ -1,0 +1,168 @@
+"""A section for each study: its question, the answer that the outcomes allow, table, plot and method."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from math import isnan
+from pathlib import Path
+
+from cpu_grpo.config.compose import compose_study, study_names
+from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.report.growth import growth_section
+from cpu_grpo.report.plots import Place, Plot, places_svg
+from cpu_grpo.report.published import published_answer, published_cell
+from cpu_grpo.report.search import search_section
+from cpu_grpo.report.section import Section, notices, sources
+from cpu_grpo.report.speed import speed_section
+from cpu_grpo.report.tables import Cell, Table
+from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points
+from cpu_grpo.statistics import POWER, OverSeeds
+from cpu_grpo.study.comparison import Arm, Difference, arms
+from cpu_grpo.study.outcomes import Outcome, read_outcomes
+
+STATISTICS = (
+    "Intervals over seeds are Student's; each seed has training and test problems of its own, so that they hold the "
+    "chance of problems, sampling and training together."
+)
+BUDGETS = ("full", "quick")  # the first that has outcomes is shown
+
+
+def sections(root: Path) -> list[Section]:
+    """Of every study in conf/study, run or not."""
+    return [section(root, name) for name in study_names()]
+
+
+def section(root: Path, name: str) -> Section:
+    """Of one study, from the outcomes below `root`."""
+    results = root / StudyJob().results
+    budget = next((own for own in BUDGETS if (results / name / own).is_dir()), BUDGETS[0])
+    config = replace(compose_study(name, budget), results=str(results))
+    if outcomes := read_outcomes(config):
+        return _kind(config)(config, outcomes)
+    how = f"Not run yet: `make study NAME={name} BUDGET=full` does."
+    return Section(name, config.study.question, [how], Table("", [], []), [], config.study.method)
+
+
+def _kind(config: StudyJob) -> Callable[[StudyJob, list[Outcome]], Section]:
+    if config.study.search:
+        return search_section
+    if config.study.axes:
+        return growth_section
+    return comparison_section if config.study.splits else speed_section
+
+
+def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
+    """Of arms that are compared over seeds."""
+    found = arms(config, outcomes)
+    return Section(
+        name=config.study.name,
+        question=config.study.question,
+        answers=[
+            *notices(config, outcomes),
+            *(_answer(arm, config.study.reference) for arm in found if arm.difference and arm.name != "base"),
+            *_false_names(config, found),
+            *([published_answer(config.study.published, "base")] if config.study.published.problems else []),
+        ],
+        table=_table(config, found),
+        plots=[
+            Plot(
+                f"study-{config.study.name}",
+                "Accuracy on test problems: small dots are seeds, large ones means with 95 % intervals over seeds.",
+                places_svg([_place(arm, outcomes) for arm in found], "accuracy (% of held-out problems)"),
+            )
+        ],
+        method=f"{config.study.method} {STATISTICS} {sources(config, outcomes)}",
+    )
+
+
+def _answer(arm: Arm, reference: str) -> str:
+    """One arm against the reference."""
+    if arm.difference is None:
+        return ""
+    own = arm.difference.over_seeds
+    told = f"{arm.name} against {reference}: {points(own.mean)} points"
+    if isnan(own.low):
+        return f"{told} with one seed, which tells nothing of the next."
+    told += f" (95 % interval over {count(own.n, 'seed')} {points(own.low)} to {points(own.high)}, "
+    told += f"{p_text(arm.difference.p_corrected)} after Holm's correction)"
+    if arm.difference.p_corrected < 0.05:
+        return f"{told}: {'better' if own.mean > 0 else 'worse'}."
+    seen = f"{100 * own.smallest:.1f} points would have been found with {100 * POWER:.0f} % power"
+    return f"{told}: we could not tell; {seen}."
+
+
+def _false_names(config: StudyJob, found: list[Arm]) -> list[str]:
+    """Arms that are slower than the one that their name promises to beat."""
+    rates = {arm.name: arm.figures["completions_per_second"] for arm in found if arm.figures}
+    pairs = [pair for names in config.study.faster_by_name for pair in pairwise(names)]
+    return [
+        f"{fast} is slower than {slow}, in spite of its name: {number(rates[fast], 2)} against "
+        f"{number(rates[slow], 2)} completions/s."
+        for slow, fast in pairs
+        if slow in rates and fast in rates and rates[fast] < rates[slow]
+    ]
+
+
+def _table(config: StudyJob, found: list[Arm]) -> Table:
+    levels = sorted({level for arm in found for level in arm.levels})
+    others = [split for split in config.study.splits if split != "test"]
+    reference = config.study.reference
+    published = config.study.published
+    header = [
+        "Arm",
+        "Accuracy",
+        *(["As published"] if published.problems else []),
+        *(f"On {split} problems" for split in others),
+        "Gain over base (points)",
+    ]
+    header += [f"Against {reference} (points)"] if reference != "base" else []
+    header += [f"Level {level}" for level in levels] if len(levels) > 1 else []
+    header += ["Groups without spread", "Cut off", "Gradient norm", "completions/s", "Peak memory", "Wall time"]
+    body = []
+    for arm in found:
+        row: list[Cell] = [(arm.name,), (*_accuracy(arm.accuracy["test"]), f"{arm.problems} problems")]
+        row += [published_cell(published, arm.name)] if published.problems else []
+        row += [_accuracy(arm.accuracy[split]) for split in others]
+        row += [_difference(arm.gain)] + ([_difference(arm.difference)] if reference != "base" else [])
+        row += [_accuracy(arm.levels[level]) for level in levels] if len(levels) > 1 else []
+        body.append(row + [(text,) for text in _costs(arm)])
+    caption = (
+        "Means over seeds with 95 % intervals over seeds. A difference is on the same problems, seed by seed; its "
+        f"p is corrected for all that are compared, the least is what {100 * POWER:.0f} % power would have found."
+    )
+    return Table(caption, header, body)
+
+
+def _accuracy(found: OverSeeds) -> Cell:
+    runs = count(found.n, "seed")
+    if isnan(found.low):
+        return (percent(found.mean), runs)
+    return (percent(found.mean), f"{100 * max(0, found.low):.1f} to {100 * min(1, found.high):.1f} %", runs)
+
+
+def _difference(found: Difference | None) -> Cell:
+    if found is None:
+        return (NOTHING,)
+    own = found.over_seeds
+    if isnan(own.low):
+        return (points(own.mean), "one seed")
+    interval = f"{points(own.low)} to {points(own.high)}"
+    return (points(own.mean), interval, f"{p_text(found.p_corrected)}, least {100 * own.smallest:.1f}")
+
+
+def _costs(arm: Arm) -> list[str]:
+    figures = arm.figures
+    return [
+        percent(figures.get("no_spread_share")),
+        percent(figures.get("clipped_share")),
+        number(figures.get("grad_norm"), 2),
+        number(figures.get("completions_per_second"), 2),
+        gigabytes(figures.get("peak_rss_bytes")),
+        duration(figures.get("wall_seconds")),
+    ]
+
+
+def _place(arm: Arm, outcomes: list[Outcome]) -> Place:
+    own = arm.accuracy["test"]
+    single = [100 * outcome.marks["test"].accuracy for outcome in outcomes if outcome.arm == arm.name]
+    return Place(arm.name, single, 100 * own.mean, 100 * own.low, 100 * own.high)

@@ -1,0 +1,89 @@
+"""What a study's outcomes show: arms beside each other, paired on the same problems, with intervals over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+from statistics import mean
+
+from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.statistics import OverSeeds, holm, over_seeds
+from cpu_grpo.study.outcomes import Marks, Outcome
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of an arm's accuracy to another's, seed by seed on the same problems."""
+
+    over_seeds: OverSeeds
+    p_corrected: float  # by Holm, for all arms that are compared with the same
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm over its seeds. A comparison that cannot be made is None."""
+
+    name: str
+    seeds: list[int]
+    problems: int  # of all seeds together
+    accuracy: dict[str, OverSeeds]  # by split
+    levels: dict[int, OverSeeds]  # accuracy on test problems, by difficulty
+    gain: Difference | None  # over the base
+    difference: Difference | None  # to the study's reference
+    figures: dict[str, float]  # means over seeds
+
+
+def arms(config: StudyJob, outcomes: Sequence[Outcome], split: str = "test") -> list[Arm]:
+    """Every arm that has outcomes, in the study's order."""
+    by_arm = {name: [found for found in outcomes if found.arm == name] for name in config.study.arms}
+    by_arm = {name: found for name, found in by_arm.items() if found}
+    gains = _differences(by_arm, "base", split)
+    differences = _differences(by_arm, config.study.reference, split)
+    return [
+        Arm(
+            name=name,
+            seeds=[outcome.seed for outcome in found],
+            problems=sum(len(outcome.marks[split].right) for outcome in found),
+            accuracy={key: over_seeds([outcome.marks[key].accuracy for outcome in found]) for key in found[0].marks},
+            levels=_levels([outcome.marks[split] for outcome in found]),
+            gain=gains.get(name),
+            difference=differences.get(name),
+            figures={key: mean(outcome.figures[key] for outcome in found) for key in found[0].figures},
+        )
+        for name, found in by_arm.items()
+    ]
+
+
+def _levels(marks: list[Marks]) -> dict[int, OverSeeds]:
+    levels = sorted({level for own in marks for level in own.levels})
+    return {
+        level: over_seeds([own.of_level(level).accuracy for own in marks if level in own.levels]) for level in levels
+    }
+
+
+def _differences(by_arm: dict[str, list[Outcome]], reference: str, split: str) -> dict[str, Difference]:
+    """Of every other arm to the reference, over the seeds whose problems are the same."""
+    base = {outcome.seed: outcome.marks[split] for outcome in by_arm.get(reference, [])}
+    found: dict[str, OverSeeds] = {}
+    for name, outcomes in by_arm.items():
+        pairs = [(base[outcome.seed], outcome.marks[split]) for outcome in outcomes if outcome.seed in base]
+        pairs = [(before, after) for before, after in pairs if before.problems == after.problems]
+        if pairs and name != reference:
+            found[name] = over_seeds([after.accuracy - before.accuracy for before, after in pairs])
+    testable = [name for name, own in found.items() if own.n > 1]
+    corrected = dict(zip(testable, holm([found[name].p_value for name in testable]), strict=True))
+    return {name: Difference(own, corrected.get(name, float("nan"))) for name, own in found.items()}
+
+
+def speeds(config: StudyJob, outcomes: Sequence[Outcome]) -> dict[str, OverSeeds]:
+    """Completions/s of every arm as a multiple of the reference's: geometric means of ratios, seed by seed."""
+    own = {(outcome.arm, outcome.seed): outcome.figures["completions_per_second"] for outcome in outcomes}
+    found = {}
+    for arm in config.study.arms:
+        pairs = [(rate, own.get((config.study.reference, seed))) for (name, seed), rate in own.items() if name == arm]
+        ratios = [log(rate / base) for rate, base in pairs if base]
+        if ratios and arm != config.study.reference:
+            found[arm] = over_seeds(ratios)
+    return {
+        name: replace(ratio, mean=exp(ratio.mean), low=exp(ratio.low), high=exp(ratio.high))
+        for name, ratio in found.items()
+    }

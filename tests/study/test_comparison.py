@@ -1,0 +1,112 @@
+"""What a study's outcomes show, against values worked out by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from scipy.stats import t, ttest_rel
+
+from cpu_grpo.config.schema import Budget, Study, StudyJob
+from cpu_grpo.report.speed import speed_section
+from cpu_grpo.report.text import NOTHING
+from cpu_grpo.study.comparison import arms, speeds
+from cpu_grpo.study.outcomes import Marks, Outcome
+
+CONFIG = StudyJob(
+    study=Study(name="s", arms={"base": [], "a": ["x"], "b": ["y"]}, reference="a"),
+    budget=Budget(name="b", seeds=[1, 2, 3]),
+)
+
+
+def outcome(arm, seed, right, problems="", figures=None):
+    marks = Marks(problems or f"drawn {seed}", [1, 1, 2, 2], right)
+    return Outcome("s", "b", arm, seed, "job", "commit", "cpu", 1.0, {"test": marks}, figures or {})
+
+
+ALL = [
+    *(outcome("base", seed, right) for seed, right in ((1, "1000"), (2, "0000"), (3, "1000"))),
+    *(outcome("a", seed, right) for seed, right in ((1, "1100"), (2, "1000"), (3, "1110"))),
+    *(outcome("b", seed, right) for seed, right in ((1, "1110"), (2, "1110"), (3, "1111"))),
+]
+
+
+def test_gains_and_differences_are_paired_seed_by_seed():
+    base, a, b = arms(CONFIG, ALL)
+    assert [arm.name for arm in (base, a, b)] == ["base", "a", "b"]
+    assert a.gain.over_seeds.mean == pytest.approx((0.25 + 0.25 + 0.5) / 3)
+    assert b.difference.over_seeds.mean == pytest.approx((0.25 + 0.5 + 0.25) / 3)
+    half = t.ppf(0.975, 2) * (0.0625 / 3) ** 0.5 / 3**0.5  # sample variance of 0.25, 0.5, 0.25 is 1/48
+    assert b.difference.over_seeds.high == pytest.approx(1 / 3 + half)
+    assert a.difference is None and base.gain is None
+    assert base.difference.over_seeds.mean == pytest.approx(-1 / 3)
+
+
+def test_p_values_are_corrected_for_all_arms_of_a_table():
+    _, a, b = arms(CONFIG, ALL)
+    raw_a = ttest_rel([0.5, 0.25, 0.75], [0.25, 0, 0.25]).pvalue
+    raw_b = ttest_rel([0.75, 0.75, 1], [0.25, 0, 0.25]).pvalue
+    assert a.gain.over_seeds.p_value == pytest.approx(raw_a)
+    assert b.gain.p_corrected == pytest.approx(2 * raw_b)  # Holm: the smaller of two is doubled
+    assert a.gain.p_corrected == pytest.approx(max(raw_a, 2 * raw_b))
+
+
+def test_accuracy_by_level_is_over_seeds_too():
+    _, a, _ = arms(CONFIG, ALL)
+    assert a.levels[1].mean == pytest.approx((1 + 0.5 + 1) / 3)
+    assert a.levels[2].mean == pytest.approx((0 + 0 + 0.5) / 3)
+
+
+def test_other_problems_are_not_paired():
+    moved = [
+        replace(own, marks={"test": replace(own.marks["test"], problems="x")}) if own.arm == "b" else own for own in ALL
+    ]
+    _, a, b = arms(CONFIG, moved)
+    assert b.gain is None and b.difference is None
+    assert a.gain is not None
+
+
+def test_a_seed_that_one_arm_lacks_is_left_out_of_the_pair():
+    _, a, b = arms(CONFIG, [own for own in ALL if (own.arm, own.seed) != ("a", 3)])
+    assert a.seeds == [1, 2] and b.seeds == [1, 2, 3]
+    assert b.difference.over_seeds.n == 2
+    assert b.gain.over_seeds.n == 3
+
+
+def test_one_seed_has_no_interval():
+    _, _, b = arms(CONFIG, [own for own in ALL if own.seed == 1])
+    assert b.difference.over_seeds.mean == 0.25
+    assert math.isnan(b.difference.over_seeds.low) and math.isnan(b.difference.p_corrected)
+
+
+def test_an_arm_without_outcomes_is_not_filled_in():
+    assert [arm.name for arm in arms(CONFIG, [own for own in ALL if own.arm != "base"])] == ["a", "b"]
+
+
+def test_costs_are_means_over_seeds():
+    found = [
+        outcome("a", 1, "1111", figures={"wall_seconds": 1.0}),
+        outcome("a", 2, "1111", figures={"wall_seconds": 4.0}),
+    ]
+    assert arms(CONFIG, found)[0].figures == {"wall_seconds": 2.5}
+
+
+def test_speeds_are_ratios_seed_by_seed():
+    rates = {("a", 1): 4.0, ("a", 2): 10.0, ("b", 1): 2.0, ("b", 2): 20.0, ("base", 3): 1.0}
+    found = speeds(
+        CONFIG,
+        [outcome(arm, seed, "1", figures={"completions_per_second": rate}) for (arm, seed), rate in rates.items()],
+    )
+    assert list(found) == ["b"]  # a is the reference, and base has no seed in common with it
+    assert found["b"].mean == pytest.approx(1)  # the geometric mean of 1/2 and 2
+    half = t.ppf(0.975, 1) * math.log(2)  # deviation of -log 2 and log 2, by the root of 2
+    assert found["b"].high == pytest.approx(math.exp(half))
+
+
+def test_a_speed_section_names_every_arm(tmp_path):
+    config = replace(CONFIG, study=replace(CONFIG.study, splits=[], question="How fast?"))
+    figures = {"completions_per_second": 3.0, "tokens_per_second": 30.0, "cpu_use": 0.9, "peak_rss_bytes": 2e9}
+    faster = figures | {"completions_per_second": 6.0}
+    found = speed_section(config, [outcome("a", 1, "1", figures=figures), outcome("b", 1, "1", figures=faster)])
+    assert found.answers[-1:] == ["b is 2.00 times as fast as a, in one run."]
+    rows = [[cell[0] for cell in row[:3]] for row in found.table.rows]
+    assert rows == [["a", NOTHING, "3.00"], ["b", "2.00", "6.00"]]
