@@ -10,7 +10,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from cpu_grpo.config.compose import compose_pipeline, load_params, one_variant, typed
+from cpu_grpo.config.compose import compose_pipeline, compose_study, load_params, one_variant, typed
 from cpu_grpo.config.schema import Model, Pipeline, Task, Train, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.tasks.answers import strict
@@ -90,6 +90,12 @@ def test_the_eight_examples_calculate_rightly_and_end_as_asked():
         sums = re.findall(r"([\d /*+-]+\d) = \$?(\d+)", example.answer)
         assert sums and all(eval(left) == int(right) for left, right in sums)
         assert strict(example.answer) == sums[-1][1]
+
+
+def test_a_job_of_hydra_may_compose_a_study():
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose_study("search", "full").study.name == "search"
+        assert hydra.compose("config").seed == compose_pipeline([]).seed  # the job's own still works
 
 
 def test_a_jsonl_task_without_its_file_is_refused():

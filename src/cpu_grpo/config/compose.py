@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -77,8 +78,13 @@ def study_names() -> list[str]:
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose(name, overrides=overrides)
+    outer = GlobalHydra.instance().hydra  # of the job that asks, if it is one: Hydra allows no second beside it
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose(name, overrides=overrides)
+    finally:
+        GlobalHydra.instance().hydra = outer
     OmegaConf.resolve(composed)
     return composed
 
