@@ -9,7 +9,6 @@ from cpu_grpo.models import weights_hash
 from cpu_grpo.plan.foresight import foresee, settled
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.tracking import start_run
-from cpu_grpo.training import chosen_problems, train_variant, write_results
 from cpu_grpo.workspace import Layout, find_model, problems_file
 
 
@@ -17,7 +16,9 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     layout = Layout(root)
     hardware = setup(config.hardware)
     print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
-    settled(config, hardware)  # complains before anything is downloaded
+    settled(config, hardware)  # complains before anything is downloaded, and before two seconds of imports
+    from cpu_grpo.training import chosen_problems, train_variant, write_results
+
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)
     chosen_problems(config, problems)  # complains before a run is recorded
