@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from cpu_grpo.config import StudyJob, launch
-from cpu_grpo.statistics import wilson
 from cpu_grpo.study.jobs import run_job
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
 from cpu_grpo.units import duration
@@ -22,7 +21,7 @@ def told(outcome: Outcome) -> str:
     """In a line."""
     accuracies = []
     for split, marks in outcome.marks.items():
-        low, high = wilson(marks.right.count("1"), len(marks.right))
+        low, high = marks.interval
         accuracies.append(f"{marks.accuracy:.1%} [{low:.1%}, {high:.1%}] of {len(marks.right)} {split} problems")
     return f"{outcome.study}: {outcome.arm} with seed {outcome.seed} solves {' and '.join(accuracies)}"
 

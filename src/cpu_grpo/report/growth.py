@@ -38,7 +38,7 @@ def growth_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
             Plot(
                 f"study-{name}-{figure.replace('_', '-')}-{number}",
                 f"{WORDS[figure].capitalize()} by {label}: runs, and the fitted line.",
-                growth_svg(_line(own, figure), label, f"{WORDS[figure]} ({_unit(figure)})"),
+                growth_svg(_line(own, figure), label, f"{WORDS[figure]} ({_scale(figure)[1]})"),
             )
             for number, (label, figure, own) in enumerate(fitted)
         ],
@@ -46,12 +46,12 @@ def growth_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
     )
 
 
-def _unit(figure: str) -> str:
-    return SCALES.get(figure, (1, "s"))[1]
+def _scale(figure: str) -> tuple[float, str]:
+    return SCALES.get(figure, (1, "s"))
 
 
 def _line(found: Growth, figure: str) -> Line:
-    scale = SCALES.get(figure, (1, "s"))[0]
+    scale, _ = _scale(figure)
     points = [(x, scale * y) for x, y in found.points]
     return Line(points, scale * found.intercept, scale * found.slope[0])
 
@@ -76,7 +76,7 @@ def _row(label: str, figure: str, found: Growth | None) -> list[Cell]:
     title: Cell = (f"{WORDS[figure]} by {label}",)
     if found is None:
         return [title, (NOT_RUN,), ("",), ("",), ("",)]
-    scale, unit = SCALES.get(figure, (1, "s"))
+    scale, unit = _scale(figure)
     slope, low, high = (scale * value for value in found.slope)
     exponent, e_low, e_high = found.exponent
     return [

@@ -5,7 +5,6 @@ from cpu_grpo.report.plots import Plot, shares_svg, trials_svg
 from cpu_grpo.report.section import Section, notices, sources
 from cpu_grpo.report.tables import Cell, Table
 from cpu_grpo.report.text import duration, interval_text, percent
-from cpu_grpo.statistics import wilson
 from cpu_grpo.study.outcomes import Outcome
 from cpu_grpo.study.search import SPLIT, importances
 
@@ -43,7 +42,7 @@ def _best(outcomes: list[Outcome]) -> str:
     found = max(outcomes, key=lambda outcome: outcome.marks[SPLIT].accuracy)
     values = ", ".join(f"{key} {value:g}" for key, value in found.values.items())
     marks = found.marks[SPLIT]
-    interval = interval_text(*wilson(marks.right.count("1"), len(marks.right)))
+    interval = interval_text(*marks.interval)
     return (
         f"The best of {len(outcomes)} trials had {values}: {percent(marks.accuracy)} ({interval} of {len(marks.right)} "
         f"{SPLIT} problems). The best of several looks better than it is, so it has to be run on problems of its own."
@@ -63,9 +62,8 @@ def _table(config: StudyJob, outcomes: list[Outcome]) -> Table:
     body: list[list[Cell]] = []
     for outcome in sorted(outcomes, key=lambda outcome: -outcome.marks[SPLIT].accuracy):
         marks = outcome.marks[SPLIT]
-        interval = interval_text(*wilson(marks.right.count("1"), len(marks.right)))
         values = [(f"{outcome.values[key]:.3g}",) for key in config.study.search]
-        accuracy = (percent(marks.accuracy), interval, f"n = {len(marks.right)}")
+        accuracy = (percent(marks.accuracy), interval_text(*marks.interval), f"n = {len(marks.right)}")
         costs = [(percent(outcome.figures["no_spread_share"]),), (duration(outcome.figures["wall_seconds"]),)]
         body.append([(str(outcome.seed),), *values, accuracy, *costs])
     return Table("Every trial, the best first, with 95 % intervals over problems.", header, body)

@@ -59,7 +59,11 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
         question=config.study.question,
         answers=[
             *notices(config, outcomes),
-            *(_answer(arm, config.study.reference) for arm in found if arm.difference and arm.name != "base"),
+            *(
+                _answer(arm.name, arm.difference, config.study.reference)
+                for arm in found
+                if arm.difference and arm.name != "base"
+            ),
             *_false_names(config, found),
             *([published_answer(config.study.published, "base")] if config.study.published.problems else []),
         ],
@@ -75,17 +79,15 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
     )
 
 
-def _answer(arm: Arm, reference: str) -> str:
+def _answer(arm: str, difference: Difference, reference: str) -> str:
     """One arm against the reference."""
-    if arm.difference is None:
-        return ""
-    own = arm.difference.over_seeds
-    told = f"{arm.name} against {reference}: {points(own.mean)} points"
+    own = difference.over_seeds
+    told = f"{arm} against {reference}: {points(own.mean)} points"
     if isnan(own.low):
         return f"{told} with one seed, which tells nothing of the next."
     told += f" (95 % interval over {count(own.n, 'seed')} {points(own.low)} to {points(own.high)}, "
-    told += f"{p_text(arm.difference.p_corrected)} after Holm's correction)"
-    if arm.difference.p_corrected < 0.05:
+    told += f"{p_text(difference.p_corrected)} after Holm's correction)"
+    if difference.p_corrected < 0.05:
         return f"{told}: {'better' if own.mean > 0 else 'worse'}."
     seen = f"{100 * own.smallest:.1f} points would have been found with {100 * POWER:.0f} % power"
     return f"{told}: we could not tell; {seen}."

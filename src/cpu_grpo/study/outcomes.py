@@ -8,6 +8,7 @@ from typing import Any
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, read_jsonl, write_text
+from cpu_grpo.statistics import Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,13 @@ class Marks:
     right: str  # 1 or 0 for each
 
     @property
-    def outcomes(self) -> list[bool]:
-        return [mark == "1" for mark in self.right]
-
-    @property
     def accuracy(self) -> float:
         return self.right.count("1") / len(self.right)
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's, of the accuracy."""
+        return wilson(self.right.count("1"), len(self.right))
 
     def of_level(self, level: int) -> "Marks":
         """The same for problems of one difficulty."""
