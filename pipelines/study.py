@@ -19,11 +19,14 @@ def study(config: StudyJob, root: Path, pipeline_id: str) -> None:
 
 def told(outcome: Outcome) -> str:
     """In a line."""
+    job = f"{outcome.study}: {outcome.arm} with seed {outcome.seed}"
+    if not outcome.marks:
+        return f"{job} took {duration(outcome.seconds)}"
     accuracies = []
     for split, marks in outcome.marks.items():
         low, high = marks.interval
         accuracies.append(f"{marks.accuracy:.1%} [{low:.1%}, {high:.1%}] of {len(marks.right)} {split} problems")
-    return f"{outcome.study}: {outcome.arm} with seed {outcome.seed} solves {' and '.join(accuracies)}"
+    return f"{job} solves {' and '.join(accuracies)}"
 
 
 if __name__ == "__main__":
