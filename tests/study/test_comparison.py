@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from scipy.stats import t, ttest_rel
 
-from cpu_grpo.config.schema import Budget, Study, StudyJob
+from cpu_grpo.config.schema import Budget, Forgetting, Study, StudyJob
 from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.text import NOTHING
-from cpu_grpo.study.comparison import arms, speeds
+from cpu_grpo.study.comparison import arms, forgotten, speeds
 from cpu_grpo.study.outcomes import Marks, Outcome
 
 CONFIG = StudyJob(
@@ -110,3 +110,16 @@ def test_a_speed_section_names_every_arm(tmp_path):
     assert found.answers[-1:] == ["b is 2.00 times as fast as a, in one run."]
     rows = [[cell[0] for cell in row[:3]] for row in found.table.rows]
     assert rows == [["a", NOTHING, "3.00"], ["b", "2.00", "6.00"]]
+
+
+def test_what_later_stages_undo_is_counted_on_one_level_alone():
+    arms_ = {"base": [], "first": ["x"], "last": ["x", "y"]}
+    study = Study(name="s", arms=arms_, forgetting=Forgetting(level=1, before="first", after="last"))
+    config = StudyJob(study=study, budget=Budget(name="b", seeds=[1, 2, 3]))
+    before = [outcome("first", seed, "1100") for seed in (1, 2, 3)]
+    after = [outcome("last", seed, right) for seed, right in ((1, "1011"), (2, "0011"), (3, "1111"))]
+    found = forgotten(config, before + after)
+    assert found.n == 3 and found.mean == pytest.approx((-0.5 - 1 + 0) / 3)
+    assert found.p_value == pytest.approx(ttest_rel([0.5, 0, 1], [1, 1, 1]).pvalue)
+    assert forgotten(config, before) is None
+    assert forgotten(CONFIG, ALL) is None  # which does not ask

@@ -162,4 +162,4 @@ def test_the_curriculum_takes_as_many_updates_as_what_it_is_compared_with():
         arm: sum(int(key.split("=")[1]) for keys in stages for key in keys.split() if "max_steps" in key)
         for arm, stages in config.study.arms.items()
     }
-    assert updates == {"base": 0, "curriculum": 20, "mix": 20, "hardest": 20}
+    assert updates == {"base": 0, "after_level_1": 7, "curriculum": 20, "mix": 20, "hardest": 20}

@@ -24,10 +24,11 @@ def write(root, arm, seed, right, budget="full"):
 @pytest.fixture
 def whole(tmp_path):
     """The curriculum is better than the mix by 1 to 3 of 8 problems; the hardest alone, as good as it."""
-    for seed, (base, curriculum, mix, hardest) in enumerate(
-        [(1, 5, 3, 3), (2, 6, 4, 5), (1, 6, 3, 2), (0, 5, 4, 4), (1, 6, 4, 4)], start=1
+    arms = ("base", "after_level_1", "curriculum", "mix", "hardest")
+    for seed, counts in enumerate(
+        [(1, 2, 5, 3, 3), (2, 2, 6, 4, 5), (1, 4, 6, 3, 2), (0, 2, 5, 4, 4), (1, 2, 6, 4, 4)], start=1
     ):
-        for arm, right in {"base": base, "curriculum": curriculum, "mix": mix, "hardest": hardest}.items():
+        for arm, right in zip(arms, counts, strict=True):
             write(tmp_path, arm, seed, right)
     return tmp_path
 
@@ -52,9 +53,19 @@ def test_a_clear_difference_is_told_with_its_interval_and_an_unclear_one_with_wh
     assert "we could not tell; " in unclear and unclear.endswith("points would have been found with 80 % power.")
 
 
+def test_what_the_first_stage_taught_and_the_last_one_undid_is_told(whole):
+    (told,) = [answer for answer in section(whole, "progressive").answers if answer.startswith("On level 1 alone")]
+    # of 4 problems of level 1 the first stage leaves 1, 1, 2, 1, 1 solved and the last one 3 each time
+    assert told.startswith("On level 1 alone, curriculum against after_level_1: +45.0 points (95 % interval +31.1")
+    assert told.endswith("the later stages made it better still.")
+    for seed in range(1, 6):
+        (whole / "results/studies/progressive/full" / f"after_level_1-{seed}.json").unlink()
+    assert not any("On level 1 alone" in answer for answer in section(whole, "progressive").answers)
+
+
 def test_the_table_has_every_arm_with_its_cost(whole):
     table = section(whole, "progressive").table
-    assert [row[0] for row in table.rows] == [("base",), ("curriculum",), ("mix",), ("hardest",)]
+    assert [row[0] for row in table.rows] == [("base",), ("after_level_1",), ("curriculum",), ("mix",), ("hardest",)]
     cells = {row[0][0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert (
         cells["curriculum"]["Accuracy"][::2] == ("70.0 %", "5 seeds")
@@ -78,7 +89,7 @@ def test_a_half_run_study_says_so(whole):
     for seed in (4, 5):
         (whole / "results/studies/progressive/full" / f"mix-{seed}.json").unlink()
     found = section(whole, "progressive")
-    assert found.answers[0] == "18 of 20 jobs are done; the others are not run yet."
+    assert found.answers[0] == "23 of 25 jobs are done; the others are not run yet."
 
 
 def test_a_quick_run_is_no_result(tmp_path):
@@ -92,7 +103,7 @@ def test_a_quick_run_is_no_result(tmp_path):
 def test_the_plot_shows_every_seed(whole):
     (plot,) = section(whole, "progressive").plots
     assert "dots are seeds" in plot.caption
-    assert plot.svg.count("<use ") > 20  # 20 dots, and the axes' ticks
+    assert plot.svg.count("<use ") > 25  # 25 dots, and the axes' ticks
 
 
 def test_published_results_get_the_interval_that_they_lacked(tmp_path):

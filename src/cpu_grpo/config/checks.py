@@ -64,6 +64,11 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
 def _check_study(config: StudyJob) -> None:
     study = config.study
     named = [("study.reference", study.reference), ("arm", config.arm)]
+    if study.forgetting.level:
+        named += [
+            ("study.forgetting.before", study.forgetting.before),
+            ("study.forgetting.after", study.forgetting.after),
+        ]
     named += [("study.faster_by_name", arm) for names in study.faster_by_name for arm in names]
     for key, arm in named:
         if arm not in study.arms:

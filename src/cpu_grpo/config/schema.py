@@ -277,6 +277,15 @@ class Published:
 
 
 @dataclass
+class Forgetting:
+    """What an arm's later training stages may undo of the first: accuracy on the problems of one difficulty."""
+
+    level: int = option(0, "the difficulty; 0: nothing is asked", low=0)
+    before: str = option("", "the arm that stops after the first stages")
+    after: str = option("", "the arm that goes on from it")
+
+
+@dataclass
 class Study:
     """A question, and the arms whose comparison answers it."""
 
@@ -291,6 +300,7 @@ class Study:
     search: dict[str, Range] = field(default_factory=dict)  # by key of conf/train.yaml: each seed is a trial
     axes: dict[str, Axis] = field(default_factory=dict)  # by the quantity's name: costs are fitted over it
     published: Published = field(default_factory=Published)
+    forgetting: Forgetting = field(default_factory=Forgetting)
     faster_by_name: list[list[str]] = option([], "arms whose names promise that each is faster than the one before it")
     trials_at_random: int = option(8, "search: trials before the first that learns from others", low=1)
     seeds: list[int] = option(

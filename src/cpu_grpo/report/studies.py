@@ -15,9 +15,9 @@ from cpu_grpo.report.search import search_section
 from cpu_grpo.report.section import Section, notices, sources
 from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.tables import Cell, Table
-from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points
+from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points, seen_text
 from cpu_grpo.statistics import POWER, OverSeeds
-from cpu_grpo.study.comparison import Arm, Difference, arms
+from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
 
 STATISTICS = (
@@ -64,6 +64,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
                 for arm in found
                 if arm.difference and arm.name != "base"
             ),
+            *_forgotten(config, outcomes),
             *_false_names(config, found),
             *([published_answer(config.study.published, "base")] if config.study.published.problems else []),
         ],
@@ -73,7 +74,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
                 f"study-{config.study.name}",
                 "Accuracy on test problems: small dots are seeds, large ones means with 95 % intervals over seeds.",
                 places_svg([_place(arm, outcomes) for arm in found], "accuracy (% of held-out problems)"),
-            )
+            ),
         ],
         method=f"{config.study.method} {STATISTICS} {sources(config, outcomes)}",
     )
@@ -89,8 +90,21 @@ def _answer(arm: str, difference: Difference, reference: str) -> str:
     told += f"{p_text(difference.p_corrected)} after Holm's correction)"
     if difference.p_corrected < 0.05:
         return f"{told}: {'better' if own.mean > 0 else 'worse'}."
-    seen = f"{100 * own.smallest:.1f} points would have been found with {100 * POWER:.0f} % power"
-    return f"{told}: we could not tell; {seen}."
+    return f"{told}: we could not tell; {seen_text(own)}."
+
+
+def _forgotten(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
+    """What the later stages did to what the first had taught, in a sentence where that was run."""
+    asked, found = config.study.forgetting, forgotten(config, outcomes)
+    if found is None:
+        return []
+    told = f"On level {asked.level} alone, {asked.after} against {asked.before}: {points(found.mean)} points"
+    if isnan(found.low):
+        return [f"{told} with one seed."]
+    told += f" (95 % interval {points(found.low)} to {points(found.high)}, {p_text(found.p_value)})"
+    if found.p_value < 0.05:
+        return [f"{told}: the later stages made {'it forget' if found.mean < 0 else 'it better still'}."]
+    return [f"{told}: we could not tell that it forgot; {seen_text(found)}."]
 
 
 def _false_names(config: StudyJob, found: list[Arm]) -> list[str]:

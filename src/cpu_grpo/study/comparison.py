@@ -69,9 +69,30 @@ def _differences(by_arm: dict[str, list[Outcome]], reference: str, split: str) -
         pairs = [(before, after) for before, after in pairs if before.problems == after.problems]
         if pairs and name != reference:
             found[name] = over_seeds([after.accuracy - before.accuracy for before, after in pairs])
-    testable = [name for name, own in found.items() if own.n > 1]
-    corrected = dict(zip(testable, holm([found[name].p_value for name in testable]), strict=True))
-    return {name: Difference(own, corrected.get(name, float("nan"))) for name, own in found.items()}
+    return corrected(found)
+
+
+def corrected(differences: dict[str, OverSeeds]) -> dict[str, Difference]:
+    """Differences of a table, whose p-values may then be read together; those of one seed have none."""
+    testable = [name for name, own in differences.items() if own.n > 1]
+    p_values = dict(zip(testable, holm([differences[name].p_value for name in testable]), strict=True))
+    return {name: Difference(own, p_values.get(name, float("nan"))) for name, own in differences.items()}
+
+
+def forgotten(config: StudyJob, outcomes: Sequence[Outcome]) -> OverSeeds | None:
+    """What the study's later stages did to accuracy on an earlier one's level; None where that was not run."""
+    asked = config.study.forgetting
+    by_arm = {
+        arm: {outcome.seed: outcome.marks["test"] for outcome in outcomes if outcome.arm == arm}
+        for arm in (asked.before, asked.after)
+    }
+    pairs = [
+        (before.of_level(asked.level), by_arm[asked.after][seed].of_level(asked.level))
+        for seed, before in by_arm[asked.before].items()
+        if seed in by_arm[asked.after] and by_arm[asked.after][seed].problems == before.problems
+    ]
+    changes = [after.accuracy - before.accuracy for before, after in pairs if before.right]
+    return over_seeds(changes) if changes else None
 
 
 def speeds(config: StudyJob, outcomes: Sequence[Outcome]) -> dict[str, OverSeeds]:
