@@ -43,6 +43,16 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Means over a quantity, with their intervals' ends: those below, then those above; the means where none are."""
+
+    name: str
+    x: list[float]
+    mean: list[float]
+    ends: tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
 class Line:
     """Points, and the straight line that was fitted to them."""
 
@@ -113,6 +123,30 @@ def places_svg(places: list[Place], label: str) -> str:
     _name_places(axes, [place.name for place in places])
     axes.set_ylabel("arm")
     axes.set_xlabel(label)
+    return _svg(figure)
+
+
+def curves_svg(curves: list[Curve], level: float | None, quantity: str, label: str) -> str:
+    """A line for each curve, over a quantity that is doubled again and again; dashed: what there was without any."""
+    if not curves:
+        return _empty("nothing was run")
+    figure = _figure(3.2)
+    axes = figure.subplots()
+    axes.set_xscale("log", base=2)
+    for curve, colour, factor in zip(curves, (BLUE, ORANGE), (0.97, 1.03), strict=False):
+        x = [factor * own for own in curve.x]  # a little apart, so that intervals do not hide each other
+        low, high = ([abs(end - middle) for end, middle in zip(ends, curve.mean, strict=True)] for ends in curve.ends)
+        axes.errorbar(
+            x, curve.mean, yerr=[low, high], fmt="o-", color=colour, capsize=3, markersize=5, label=curve.name
+        )
+    if level is not None:
+        axes.axhline(level, color=GREY, linewidth=1, linestyle="--", label="base, test problems")
+    axes.set_xticks(curves[0].x, [f"{own:g}" for own in curves[0].x])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(quantity)
+    axes.set_ylabel(label)
+    axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cpu_grpo.config.compose import compose_study, study_names
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.report.growth import growth_section
+from cpu_grpo.report.overfitting import learning_plots, overfitting_answers
 from cpu_grpo.report.plots import Place, Plot, places_svg
 from cpu_grpo.report.published import published_answer, published_cell
 from cpu_grpo.report.search import search_section
@@ -19,6 +20,7 @@ from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_
 from cpu_grpo.statistics import POWER, OverSeeds
 from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
+from cpu_grpo.study.overfitting import overfitting
 
 STATISTICS = (
     "Intervals over seeds are Student's; each seed has training and test problems of its own, so that they hold the "
@@ -65,6 +67,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
                 if arm.difference and arm.name != "base"
             ),
             *_forgotten(config, outcomes),
+            *overfitting_answers(overfitting(config, outcomes)),
             *_false_names(config, found),
             *([published_answer(config.study.published, "base")] if config.study.published.problems else []),
         ],
@@ -75,6 +78,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
                 "Accuracy on test problems: small dots are seeds, large ones means with 95 % intervals over seeds.",
                 places_svg([_place(arm, outcomes) for arm in found], "accuracy (% of held-out problems)"),
             ),
+            *learning_plots(config, outcomes),
         ],
         method=f"{config.study.method} {STATISTICS} {sources(config, outcomes)}",
     )

@@ -25,6 +25,7 @@ from cpu_grpo.study.outcomes import (
     read_outcomes,
     write_outcome,
 )
+from cpu_grpo.study.overfitting import trained_on
 from cpu_grpo.study.search import as_keys, next_values
 from cpu_grpo.tracking import git_commit
 from cpu_grpo.workspace import Layout
@@ -111,15 +112,9 @@ def _everywhere(config: StudyJob) -> list[str]:
 
 def _evaluation(config: StudyJob, split: str) -> list[str]:
     """Keys of the evaluation on a split; of training problems, on those that the arm was trained on."""
-    limits = [config.budget.problems, _trained_on(config) if split == "train" else 0]
+    limits = [config.budget.problems, trained_on(config.study, config.arm) if split == "train" else 0]
     limit = min((most for most in limits if most), default=0)
     return [f"evaluation.split={split}", f"evaluation.limit={limit}", *_everywhere(config)]
-
-
-def _trained_on(config: StudyJob) -> int:
-    """How many of the training problems the arm's last stage uses; 0: all."""
-    words = [word for keys in config.study.arms[config.arm][-1:] for word in shlex.split(keys)]
-    return int(dict(word.split("=", 1) for word in words).get("problems", 0))
 
 
 def _trained(config: StudyJob, stage: Stage, start: str, directory: Path) -> dict[str, Any]:
