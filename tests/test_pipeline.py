@@ -244,7 +244,7 @@ def test_too_few_problems_for_one_update(params):
     config.variants.first.problems = 1
     OmegaConf.save(config, "params.yaml")
     done = run("train", "--params", "params.yaml", "--variant", "first")
-    refused(done, "Variant first has 1 training problems (levels all, problems 1) and one update takes 2")
+    refused(done, "Variant first has 1 training problems (levels all, problems 1, copies 1) and one update takes 2")
     assert not list(Path().rglob("first*"))
 
 

@@ -1,5 +1,6 @@
 """A run that dies of little memory leaves what it learnt, whole enough to go on from."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from cpu_grpo.hardware import setup
 from cpu_grpo.models import load_model
 from cpu_grpo.tasks.problems import Problem
 from cpu_grpo.trainer import CPUGRPOTrainer
-from cpu_grpo.training import train_variant, unfinished
+from cpu_grpo.training import chosen_problems, train_variant, unfinished
 
 RUN = SimpleNamespace(
     run_id="none", tag=lambda *_: None, metrics=lambda *_: None, table=lambda *_: None, artifact=lambda *_: None
@@ -36,3 +37,14 @@ def test_what_was_learnt_when_memory_ran_out_can_be_gone_on_from(tiny_directory,
     assert not target.exists()
     model, _ = load_model(unfinished(target))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_few_problems_stand_in_a_pass_as_often_as_asked():
+    problems = [Problem(f"p{n}", f"{n} + 1", str(n + 1), 1, "train") for n in range(20)]
+    trainer = Trainer(per_device_train_batch_size=64, num_generations=8)
+    few = Train(name="few", problems=5, copies=8, trainer=trainer)
+    counts = Counter(problem.id for problem in chosen_problems(few, problems))
+    assert counts == {f"p{n}": 8 for n in range(5)}
+    few.copies = 1
+    with pytest.raises(UserError, match=r"5 training problems .*one update takes 8: allow more .*copies"):
+        chosen_problems(few, problems)

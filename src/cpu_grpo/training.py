@@ -150,16 +150,16 @@ def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
 
 
 def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
-    """The training problems that the variant asks for."""
+    """The training problems that one pass of the variant takes."""
     chosen = [p for p in of_split(problems, "train") if not config.levels or p.difficulty in config.levels]
-    chosen = chosen[: config.problems or None]
+    chosen = chosen[: config.problems or None] * config.copies
     settings = config.trainer
     prompts = settings.per_device_train_batch_size * settings.gradient_accumulation_steps // settings.num_generations
     if len(chosen) < prompts:
         raise UserError(
             f"Variant {config.name} has {len(chosen)} training problems (levels {config.levels or 'all'}, problems "
-            f"{config.problems or 'all'}) and one update takes {prompts}: allow more problems or other levels, or use "
-            "smaller batches."
+            f"{config.problems or 'all'}, copies {config.copies}) and one update takes {prompts}: allow more problems, "
+            "other levels or copies, or use smaller batches."
         )
     return chosen
 

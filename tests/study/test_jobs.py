@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from cpu_grpo.config.compose import compose_study
+from cpu_grpo.config.compose import compose_run, compose_study, study_names
 from cpu_grpo.config.schema import Budget, Study, StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import write_json, write_jsonl
 from cpu_grpo.study import jobs
 from cpu_grpo.study.outcomes import outcome_file, read_outcome, read_outcomes
+from cpu_grpo.tasks.problems import Problem
+from cpu_grpo.training import chosen_problems
 
 ARMS = {"base": [], "short": ["levels=[1]"], "long": ["levels=[1]", "levels=[2] problems=3"], "other": ["levels=[2]"]}
 FIGURES = {"wall_seconds": 10.0, "train_seconds": 8.0, "no_spread_share": 0.5, "clipped_share": 0.0, "cpu_use": 0.9}
@@ -163,3 +165,13 @@ def test_the_curriculum_takes_as_many_updates_as_what_it_is_compared_with():
         for arm, stages in config.study.arms.items()
     }
     assert updates == {"base": 0, "after_level_1": 7, "curriculum": 20, "mix": 20, "hardest": 20}
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_arm_of_a_study_is_a_valid_run_with_problems_enough(name):
+    config = compose_study(name, "full")
+    for arm in config.study.arms:
+        for stage in jobs.stages(config, arm):
+            run = compose_run([key for key in stage.keys if not jobs.VARIABLE.match(key)])
+            problems = [Problem(f"p{n}", f"{n} + 1", str(n + 1), 1 + n % 3, "train") for n in range(run.task.train)]
+            assert chosen_problems(run, problems)

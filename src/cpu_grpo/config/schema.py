@@ -189,6 +189,9 @@ class Variant:
         "base", "the model it starts from: base, another variant's name or, outside the pipeline, a directory"
     )
     problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
+    copies: int = option(
+        1, "how often each problem stands in a pass: more where one update takes more problems than there are", low=1
+    )
     levels: list[int] = option([], "train only on these difficulty levels; empty: all", low=1)
     keep_prompt_tokens: int = option(
         0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0
