@@ -151,6 +151,18 @@ def test_random_weights_have_the_shape_asked_for_and_a_wheels_tokenizer(gguf_fil
     assert not (tmp_path / "none").exists()
 
 
+def test_random_weights_are_refused_where_the_disk_has_no_room_for_them(gguf_file, tmp_path, monkeypatch):
+    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(gguf_file, "tiny/tiny.gguf")
+    shape = Shape("qwen2", 4096, 2, 4, 2, intermediate_size=48, vocab_size=200_000)
+    config = Model(name="m", source="random", path=str(wheel), member="tiny/tiny.gguf", shape=shape)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**9))
+    with pytest.raises(UserError, match=r"has 1\.0 GB of free disk and 1\.[78] GB are needed"):  # 0.87 billion in bf16
+        prepare_model(config, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_hub_model_comes_from_the_local_hub_layout(source, tmp_path, monkeypatch):
     import huggingface_hub.constants as constants
 

