@@ -8,7 +8,7 @@ from cpu_grpo.report.render import write_report
 
 
 def report(config: Pipeline, root: Path, pipeline_id: str) -> None:
-    files = write_report(root, config)
+    files = write_report(root, config, tracking.run_address(config.tracking))
     tracking.log_report(config, root, pipeline_id, files)
     print(f"The report is {root / 'reports' / 'report.html'}.")
 

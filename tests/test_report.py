@@ -115,6 +115,7 @@ def test_the_models_table_has_the_numbers(root, config):
     good = row_of(text, "good")
     assert good[1] == "50.0 %; 35.2 to 64.8 %; n = 40"
     assert good[4].startswith("+25.0; ")
+    assert good[4].endswith("; least 24.4")  # 0.4543 of the standard deviation, (14/40 - 0.25^2)^0.5 = 0.5362
     assert good[5] == "p = 0.013; 12 mended, 2 broken"  # 2 · (1 + 14 + 91) / 2^14
     assert good[6:] == ["3", "12.34", "234.5", "1.50 GB", "91 %", "2.5 s", "61.5 s"]
     base = row_of(text, "base")
@@ -160,12 +161,29 @@ def test_the_summary_does_not_praise_a_loss(root, config):
 def test_the_html_needs_no_other_file_and_runs_nothing(root, config):
     write_report(root, config)
     page = (root / "reports/report.html").read_text()
-    sources = re.findall(r"<[^>]*?\b(?:src|href)\s*=\s*[\"']?([^\"'>]*)", page)
+    sources = re.findall(r"<[^>]*?\bsrc\s*=\s*[\"']?([^\"'>]*)", page)
     assert len(sources) == 4
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert base64.b64decode(sources[0].partition(",")[2]).decode().rstrip().endswith("</svg>")
     assert not re.search(r"<(script|link|iframe|object)\b|@import|url\(", page, re.IGNORECASE)
     assert "&lt;script src=" in page  # the hostile completion is there, as text
+
+
+def test_every_link_leads_to_a_place_in_the_page_to_a_file_or_to_a_run(root, config):
+    write_report(root, config, lambda run: f"http://ui/{run}" if run.startswith("train") else "")
+    page = (root / "reports/report.html").read_text()
+    links = set(re.findall(r'<a href="([^"]*)"', page))
+    places = {link for link in links if link.startswith("#")}
+    assert places >= {"#models", "#study-progressive", "#completions", "#provenance"}
+    assert all(f' id="{place[1:]}"' in page for place in places)
+    runs = {link for link in links if link.startswith("http")}
+    assert runs == {"http://ui/train-good", "http://ui/train-bad"}
+    files = links - places - runs
+    assert "../results/train/good.csv" in files and "../results/evaluate/base.jsonl" in files
+    assert all((root / "reports" / file).is_file() for file in files if file.split(".")[-2] != "samples")
+    assert "evaluation eval-good" in page  # a run of another machine is named, and leads nowhere
+    text = (root / "reports/report.md").read_text()
+    assert "[training train-good](<http://ui/train-good>)" in text
 
 
 def test_hostile_completions_stay_in_their_markdown_blocks(root, config):

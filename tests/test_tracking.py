@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from cpu_grpo import tracking
 from cpu_grpo.config import invocation
 from cpu_grpo.config.schema import Shared, Tracking
-from cpu_grpo.tracking import flatten, start_run
+from cpu_grpo.tracking import flatten, run_address, start_run
 
 
 @pytest.fixture
@@ -104,6 +104,15 @@ def test_points_lost_to_an_outage_are_sent_when_the_server_answers_again(config,
     history = MlflowClient(tracking.LOCAL_STORE).get_metric_history(named("r").info.run_id, "reward")
     assert sorted((point.step, point.value) for point in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert capsys.readouterr().err.count("MLflow did not take a record") == 1
+
+
+def test_a_run_is_found_in_the_ui_unless_it_was_recorded_elsewhere(config):
+    with start_run(config, "r", "train", "", {}) as run:
+        pass
+    address = run_address(config.tracking)
+    experiment = named("r").info.experiment_id
+    assert address(run.run_id) == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run.run_id}"
+    assert address("0" * 32) == ""
 
 
 def test_flatten():

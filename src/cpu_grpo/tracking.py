@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ import psutil
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
 
 LOCAL_STORE = "sqlite:///mlflow.db"
+LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` shows it
 PACKAGES = ("torch", "transformers", "trl", "datasets", "mlflow", "dvc")
 
 
@@ -106,6 +108,21 @@ def start_run(config: Shared, name: str, stage: str, pipeline_id: str, tags: dic
             client.update_run(parent, status="RUNNING")
         run = client.create_run(experiment, run_name=name, tags=own)
     return Run(client, run.info.run_id, parent)
+
+
+def run_address(tracking: Tracking) -> Callable[[str], str]:
+    """What tells where MLflow's UI shows a run, by its id: nothing for a run that was recorded elsewhere."""
+    client, _ = _connect(tracking)
+    server = client.tracking_uri.rstrip("/") if client.tracking_uri.startswith("http") else LOCAL_UI
+
+    def address(run_id: str) -> str:
+        try:
+            experiment = client.get_run(run_id).info.experiment_id
+        except Exception:  # every store raises its own kind
+            return ""
+        return f"{server}/#/experiments/{experiment}/runs/{run_id}"
+
+    return address
 
 
 def log_report(config: Pipeline, root: Path, pipeline_id: str, files: list[Path]) -> None:

@@ -49,6 +49,7 @@ def ran(monkeypatch):
             rows = [{"id": f"p{i}", "difficulty": 1 + i % 2, "right": i < 2} for i in range(4)]
             model = given["evaluation.models"].strip("[]").split("/")[-1]
             write_jsonl(directory / "results" / "evaluate" / f"{model}.jsonl", rows)
+            write_json(directory / "results" / "evaluate" / f"{model}.json", {"mlflow_run_id": "def"})
 
     monkeypatch.setattr(jobs, "_run", run)
     return found
@@ -69,7 +70,7 @@ def test_an_arm_is_trained_stage_by_stage_and_then_evaluated(config, ran, worksp
 def test_an_outcome_adds_up_its_stages(config, ran, workspace):
     found = jobs.run_job(replace(config, arm="long"), workspace / "out")
     assert found == read_outcome(outcome_file(config, "long", 1))
-    assert (found.arm, found.seed, found.runs) == ("long", 1, ["abc", "abc"])
+    assert (found.arm, found.seed, found.runs) == ("long", 1, ["abc", "abc", "def"])
     marks = found.marks["test"]
     assert (marks.right, marks.levels, marks.accuracy) == ("1100", [1, 2, 1, 2], 0.5)
     assert (marks.of_level(2).right, marks.of_level(2).levels) == ("10", [2, 2])

@@ -85,6 +85,19 @@ def test_where_figures_come_from_is_told(whole):
     assert "abcdef0" in method and "a CPU" in method
 
 
+def test_each_figure_leads_to_its_files_and_runs(whole):
+    config = compose_study("progressive", "full")
+    outcome = Outcome("progressive", "full", "mix", 1, "job", "c", "a CPU", 1.0, {"test": MARKS}, FIGURES, ["ab" * 16])
+    write_outcome(whole / outcome_file(config, "mix", 1), outcome)
+    table = section(whole, "progressive", lambda run: f"http://ui/{run}").sources
+    _, files, runs = next(row for row in table.rows if row[0] == ("mix",))
+    assert [(file.text, (whole / "reports" / file.href).resolve().is_file()) for file in files] == [
+        (f"seed {seed}", True) for seed in range(1, 6)
+    ]
+    assert [(run.text, run.href) for run in runs] == [("abababab", f"http://ui/{'ab' * 16}")]
+    assert [row[0] for row in table.rows] == [(name,) for name in config.study.arms]
+
+
 def test_a_half_run_study_says_so(whole):
     for seed in (4, 5):
         (whole / "results/studies/progressive/full" / f"mix-{seed}.json").unlink()

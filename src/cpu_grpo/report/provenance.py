@@ -1,27 +1,36 @@
 """Where the report's numbers come from."""
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.hardware import cpu_name
 from cpu_grpo.report.findings import Row
 from cpu_grpo.report.results import Results
-from cpu_grpo.report.tables import Table
+from cpu_grpo.report.tables import Cell, Link, Table, nowhere
 from cpu_grpo.report.text import NOT_RUN, NOTHING
 from cpu_grpo.tracking import git_commit
 
 PACKAGES = ("torch", "transformers", "trl")
 
 
-def provenance_table(rows: list[Row], results: Results, config: Pipeline) -> Table:
-    """Model, seed, runs, versions and machine."""
-    lines = [
+def provenance_table(
+    rows: list[Row], results: Results, config: Pipeline, address: Callable[[str], str] = nowhere
+) -> Table:
+    """Model, seed, files, runs, versions and machine.
+
+    Args:
+        address: of an MLflow run, by its id; empty where it is not known.
+    """
+    lines: list[tuple[str, str | Cell]] = [
         ("Base model", f"{config.model.name}, from {results.source.get('origin', NOTHING)}"),
         ("Revision", str(results.source.get("revision") or NOTHING)),
         *((f"SHA-256 of {name}", digest) for name, digest in _weights(results)),
         ("Seed", str(config.seed)),
-        *((f"MLflow runs of {row.name}", _runs(row)) for row in rows),
+        *((f"Files of {row.name}", _files(row)) for row in rows),
+        *((f"MLflow runs of {row.name}", _runs(row, address)) for row in rows),
         *((f"Numerics of {row.name}", _numerics(row)) for row in rows if row.training),
         (
             "Versions",
@@ -30,7 +39,11 @@ def provenance_table(rows: list[Row], results: Results, config: Pipeline) -> Tab
         ("CPU where this report was made", cpu_name() or NOTHING),
         ("Git commit (+: with changes)", git_commit()),
     ]
-    return Table("Where the numbers come from.", ["What", "Value"], [[(name,), (value,)] for name, value in lines])
+    return Table("Where the numbers come from.", ["What", "Value"], [[(name,), _cell(value)] for name, value in lines])
+
+
+def _cell(value: str | Cell) -> Cell:
+    return (value,) if isinstance(value, str) else value
 
 
 def _weights(results: Results) -> list[tuple[str, str]]:
@@ -38,10 +51,16 @@ def _weights(results: Results) -> list[tuple[str, str]]:
     return [(name, str(digest)) for name, digest in hashes.items() if name.endswith(".safetensors")]
 
 
-def _runs(row: Row) -> str:
+def _files(row: Row) -> Cell:
+    files = [f"results/train/{row.name}{end}" for end in (".json", ".csv", ".samples.jsonl") if row.training]
+    files += [f"results/evaluate/{Path(row.name).name}{end}" for end in (".json", ".jsonl") if row.evaluation]
+    return tuple(Link(file, f"../{file}") for file in files) or (NOT_RUN,)
+
+
+def _runs(row: Row, address: Callable[[str], str]) -> Cell:
     stages = [("training", row.training), ("evaluation", row.evaluation)]
-    told = [f"{stage} {found.mlflow_run_id or NOTHING}" for stage, found in stages if found]
-    return ", ".join(told) or NOT_RUN
+    ids = [(stage, found.mlflow_run_id) for stage, found in stages if found]
+    return tuple(Link(f"{stage} {run or NOTHING}", address(run) if run else "") for stage, run in ids) or (NOT_RUN,)
 
 
 def _numerics(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from cpu_grpo.report.tables import (
     card_table,
     difficulty_table,
     markdown,
+    nowhere,
     plan_table,
     sampled_table,
     variants_table,
@@ -51,11 +53,15 @@ class Page:
     provenance: Table
 
 
-def write_report(root: Path, config: Pipeline) -> list[Path]:
-    """Writes reports/ below `root` from the results there. Returns the files."""
+def write_report(root: Path, config: Pipeline, address: Callable[[str], str] = nowhere) -> list[Path]:
+    """Writes reports/ below `root` from the results there. Returns the files.
+
+    Args:
+        address: of an MLflow run, by its id; empty where it is not known.
+    """
     results = read_results(root, config)
     rows = compare(results, config)
-    page = make_page(rows, results, config, sections(root))
+    page = make_page(rows, results, config, sections(root, address), address)
     reports = root / "reports"
     plots = [*page.plots, *(plot for study in page.studies for plot in study.plots)]
     texts = {f"plots/{plot.name}.svg": plot.svg for plot in plots}
@@ -66,7 +72,10 @@ def write_report(root: Path, config: Pipeline) -> list[Path]:
     return [reports / name for name in (*texts, "metrics.json")]
 
 
-def make_page(rows: list[Row], results: Results, config: Pipeline, studies: list[Section]) -> Page:
+def make_page(
+    rows: list[Row], results: Results, config: Pipeline, studies: list[Section], address: Callable[[str], str]
+) -> Page:
+    """All of it, from what was read."""
     chosen, counts = examples(rows)
     return Page(
         title=f"GRPO on {config.task.name} with {config.model.name}",
@@ -81,7 +90,7 @@ def make_page(rows: list[Row], results: Results, config: Pipeline, studies: list
         examples_text=_examples_text(rows, counts),
         card=card_table(results.card),
         method=_method(rows, config),
-        provenance=provenance_table(rows, results, config),
+        provenance=provenance_table(rows, results, config, address),
     )
 
 

@@ -1,11 +1,13 @@
 """What the report says of a study, and where it comes from."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.report.plots import Plot
-from cpu_grpo.report.tables import Table
-from cpu_grpo.study.outcomes import Outcome
+from cpu_grpo.report.tables import Cell, Link, Table
+from cpu_grpo.report.text import NOTHING
+from cpu_grpo.study.outcomes import Outcome, outcome_file
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Section:
     table: Table
     plots: list[Plot]
     method: str
+    sources: Table = field(default_factory=lambda: Table("", [], []))
 
 
 def notices(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
@@ -41,3 +44,19 @@ def sources(config: StudyJob, outcomes: list[Outcome]) -> str:
         f"Every job's outcome, problem by problem, is in {config.results}/{config.study.name}/{config.budget.name} and "
         f"its runs in MLflow's experiment study-{config.study.name}; commits {commits}, on {machines}."
     )
+
+
+def sources_table(config: StudyJob, outcomes: list[Outcome], address: Callable[[str], str]) -> Table:
+    """Each arm's files, and its MLflow runs where they are known here.
+
+    Args:
+        address: of an MLflow run, by its id; empty for one that was recorded elsewhere.
+    """
+    body: list[list[Cell]] = []
+    for arm in config.study.arms:
+        own = [outcome for outcome in outcomes if outcome.arm == arm]
+        files = (Link(f"seed {one.seed}", f"../{outcome_file(config, arm, one.seed).as_posix()}") for one in own)
+        runs = (Link(run[:8], address(run)) for one in own for run in one.runs)
+        if own:
+            body.append([(arm,), tuple(files), tuple(runs) or (NOTHING,)])
+    return Table("What every figure comes from.", ["Arm", "Outcomes, problem by problem", "MLflow runs"], body)

@@ -13,9 +13,9 @@ from cpu_grpo.report.overfitting import learning_plots, overfitting_answers
 from cpu_grpo.report.plots import Place, Plot, places_svg
 from cpu_grpo.report.published import published_answer, published_cell
 from cpu_grpo.report.search import search_section
-from cpu_grpo.report.section import Section, notices, sources
+from cpu_grpo.report.section import Section, notices, sources, sources_table
 from cpu_grpo.report.speed import speed_section
-from cpu_grpo.report.tables import Cell, Table
+from cpu_grpo.report.tables import Cell, Table, nowhere
 from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points, seen_text
 from cpu_grpo.statistics import POWER, OverSeeds
 from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten
@@ -29,18 +29,22 @@ STATISTICS = (
 BUDGETS = ("full", "quick")  # the first that has outcomes is shown
 
 
-def sections(root: Path) -> list[Section]:
-    """Of every study in conf/study, run or not."""
-    return [section(root, name) for name in study_names()]
+def sections(root: Path, address: Callable[[str], str] = nowhere) -> list[Section]:
+    """Of every study in conf/study, run or not.
+
+    Args:
+        address: of an MLflow run, by its id; empty where it is not known.
+    """
+    return [section(root, name, address) for name in study_names()]
 
 
-def section(root: Path, name: str) -> Section:
+def section(root: Path, name: str, address: Callable[[str], str] = nowhere) -> Section:
     """Of one study, from the outcomes below `root`."""
     results = root / StudyJob().results
     budget = next((own for own in BUDGETS if (results / name / own).is_dir()), BUDGETS[0])
-    config = replace(compose_study(name, budget), results=str(results))
-    if outcomes := read_outcomes(config):
-        return _kind(config)(config, outcomes)
+    config = compose_study(name, budget)
+    if outcomes := read_outcomes(replace(config, results=str(results))):
+        return replace(_kind(config)(config, outcomes), sources=sources_table(config, outcomes, address))
     how = f"Not run yet: `make study NAME={name} BUDGET=full` does."
     return Section(name, config.study.question, [how], Table("", [], []), [], config.study.method)
 

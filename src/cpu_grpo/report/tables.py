@@ -18,9 +18,23 @@ from cpu_grpo.report.text import (
     percent,
     points,
 )
-from cpu_grpo.statistics import wilson
+from cpu_grpo.statistics import POWER, wilson
 
-Cell = tuple[str, ...]  # the lines of a cell; the first is the important one
+
+@dataclass(frozen=True)
+class Link:
+    """Words that lead somewhere; just words where `href` is empty."""
+
+    text: str
+    href: str
+
+
+def nowhere(run: str) -> str:
+    """The address of any MLflow run where none is known."""
+    return ""
+
+
+Cell = tuple[str | Link, ...]  # the lines of a cell; the first is the important one
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ def variants_table(rows: list[Row]) -> Table:
     body: list[list[Cell]] = [[(row.name,), *_accuracy_cells(row), *_training_cells(row)] for row in rows]
     caption = (
         "Accuracy on held-out problems (95 % intervals) and the cost of training. Throughput, memory, CPU use (of the "
-        "usable cores), load time and wall time are the training run's."
+        "usable cores), load time and wall time are the training run's. The least is the gain that "
+        f"{100 * POWER:.0f} % power would have found."
     )
     return Table(caption, header, body)
 
@@ -53,7 +68,8 @@ def _accuracy_cells(row: Row) -> list[Cell]:
     ]
     if row.gain is None:
         return [*cells, (NOTHING,), (NOTHING,)]
-    gain = (points(row.gain.difference), f"{points(row.gain.low)} to {points(row.gain.high)}")
+    interval = f"{points(row.gain.low)} to {points(row.gain.high)}"
+    gain = (points(row.gain.difference), interval, f"least {100 * row.gain.smallest:.1f}")
     return [*cells, gain, (p_text(row.gain.p_value), f"{row.gain.gained} mended, {row.gain.lost} broken")]
 
 
@@ -177,10 +193,17 @@ def _plain(value: Any) -> str:
 def markdown(table: Table) -> str:
     """A Markdown table with padded columns, which reads well as plain text too."""
     lines = [[markdown_inline(text) for text in table.header]]
-    lines += [[markdown_inline("; ".join(cell)) for cell in row] for row in table.rows]
+    lines += [["; ".join(map(_markdown_line, cell)) for cell in row] for row in table.rows]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(table.header))]
     padded = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([padded[0], rule, *padded[1:]])
+
+
+def _markdown_line(line: str | Link) -> str:
+    if isinstance(line, str):
+        return markdown_inline(line)
+    text = markdown_inline(line.text)
+    return f"[{text}](<{line.href}>)" if line.href else text

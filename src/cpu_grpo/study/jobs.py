@@ -63,7 +63,7 @@ def run_job(config: StudyJob, root: Path) -> Outcome:
     for stage in work:
         trainings.append(_trained(config, stage, start, root / stage.name))
         start = Layout(root / stage.name).model(stage.name).as_posix()
-    marks = {
+    found_by_split = {
         split: _evaluated(config, keys, start, root / f"{config.arm}-{split}") for split, keys in evaluations.items()
     }
     outcome = Outcome(
@@ -75,9 +75,9 @@ def run_job(config: StudyJob, root: Path) -> Outcome:
         commit=git_commit(),
         hardware=cpu_name(),
         seconds=time.perf_counter() - begin,
-        marks=marks,
+        marks={split: marks for split, (marks, _) in found_by_split.items()},
         figures=together(trainings),
-        runs=[training["mlflow_run_id"] for training in trainings],
+        runs=[training["mlflow_run_id"] for training in trainings] + [run for _, run in found_by_split.values()],
         values=values,
     )
     write_outcome(path, outcome)
@@ -126,9 +126,11 @@ def _trained(config: StudyJob, stage: Stage, start: str, directory: Path) -> dic
     return json.loads(figures.read_text(encoding="utf-8"))
 
 
-def _evaluated(config: StudyJob, keys: list[str], model: str, directory: Path) -> Marks:
+def _evaluated(config: StudyJob, keys: list[str], model: str, directory: Path) -> tuple[Marks, str]:
+    """How the problems came out, and the MLflow run."""
     _run(config, "evaluate", [*keys, f"evaluation.models=[{model}]"], directory)
-    return read_marks(Layout(directory).evaluation / f"{Path(model).name}.jsonl")
+    rows = Layout(directory).evaluation / f"{Path(model).name}.jsonl"
+    return read_marks(rows), json.loads(rows.with_suffix(".json").read_text(encoding="utf-8"))["mlflow_run_id"]
 
 
 def _run(config: StudyJob, stage: str, keys: list[str], directory: Path) -> None:
