@@ -133,6 +133,14 @@ def test_a_row_is_decoded_once_for_every_token_but_its_last(tiny_model, monkeypa
     assert max(rows) == 5
 
 
+def test_prompts_of_other_lengths_join_at_once_where_rows_are_free(tiny_model, monkeypatch):
+    """Two of ten, in a lot of their own, are less than a quarter of the rows."""
+    rows = decoded_rows(monkeypatch)
+    requests = [Request(prompt) for prompt in random_prompts(5, 6, 7, 6, 5, 6, 7, 6, 60, 64)]
+    complete(tiny_model, requests, rows=10, limit=4, ends=set())
+    assert rows == [10, 10, 10]
+
+
 def test_full_batches_are_decoded_where_all_completions_are_of_one_length(tiny_model, monkeypatch):
     rows = decoded_rows(monkeypatch)
     complete(tiny_model, [Request(prompt) for prompt in random_prompts(8, 9, 10, 11, 12)], rows=2, limit=4, ends=set())

@@ -87,10 +87,9 @@ class _Run:
 
     def admit(self) -> None:
         """Prefills waiting prompts once a quarter of the rows is free: few large prefills, not many small ones."""
-        while self.waiting and (not self.seats or self.rows - len(self.seats) >= self.rows // 4):
-            taken = fits(self.waiting, self.requests, self.rows - len(self.seats))
-            if not taken:
-                return
+        if self.seats and self.rows - len(self.seats) < self.rows // 4:
+            return
+        while taken := fits(self.waiting, self.requests, self.rows - len(self.seats)):
             self._prefill(taken)
 
     def _prefill(self, taken: list[int]) -> None:
