@@ -139,6 +139,25 @@ def test_updates_equal_stock_trls(tokenizer, tiny_directory, tmp_path, changes, 
         assert (ends[1][name] - stock).abs().max() <= 1e-3 * moved + 1e-7, name
 
 
+@pytest.mark.parametrize("off", ["share_prefixes", "skip_useless"])
+def test_parts_of_the_engine_that_are_off_change_no_result(tokenizer, tiny_directory, tmp_path, off):
+    ends, useful = [], []
+    for on in (True, False):
+        torch.manual_seed(5)
+        model, _ = load_model(tiny_directory)
+        trainer = make(
+            CPUGRPOTrainer, model, tokenizer, tmp_path, {"fast": FastOptions("fp32", **{off: on})}, optim="sgd"
+        )
+        trainer.train()
+        ends.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+        useful.append([entry["rollout/entropy"] for entry in trainer.state.log_history if "reward" in entry])
+    assert useful[0] == pytest.approx(useful[1], rel=1e-4)  # the completions are the same
+    start = dict(load_model(tiny_directory)[0].named_parameters())
+    for name, with_it in ends[0].items():
+        moved = (with_it - start[name]).abs().max()
+        assert (ends[1][name] - with_it).abs().max() <= 1e-3 * moved + 1e-7, name
+
+
 @pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"gradient_checkpointing": True}], ids=str)
 def test_lora_updates_equal_stock_trls_and_leave_the_base_alone(tokenizer, tiny_directory, tmp_path, changes):
     ends = []

@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class FastOptions:
     rows: int = 128  # completions decoded together, at most
     importance_cap: float = 0.0  # truncated importance weights against the rollout's rounding; 0: none
     share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
+    share_prefixes: bool = True  # prompts go through the model once for all that begins with them
+    skip_useless: bool = True  # completions without advantage stay out of the learner where they have no gradient
     memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
 
     def __post_init__(self) -> None:
@@ -160,19 +163,27 @@ class CPUGRPOTrainer(GRPOTrainer):
             rows.setdefault(tuple(ids), []).append(row)
         model = decoder(self.accelerator.unwrap_model(self.model))
         self._fit_rows(prompt_ids, max(map(len, rows.values())))
-        groups = generate(
+        # Without sharing each completion is a request of its own.
+        sizes = [[len(own)] if self.fast.share_prefixes else [1] * len(own) for own in rows.values()]
+        requests = [
+            Request(list(prompt), size, sum(own[:place]))
+            for prompt, own in zip(rows, sizes, strict=True)
+            for place, size in enumerate(own)
+        ]
+        found = generate(
             packed(model, self.precision, min(self._rows, len(prompt_ids)), self.fast.share_weights),
-            [Request(list(prompt), len(members)) for prompt, members in rows.items()],
+            requests,
             Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
             limit=self.max_completion_length,
             ends=set(self.eos_token_ids),
             seed=int(torch.randint(2**31 - 1, ())),
             rows=self._rows,
+            share=self.fast.share_prefixes,
         )
         completions: list[Completion] = [Completion()] * len(prompt_ids)
-        for members, group in zip(rows.values(), groups, strict=True):
-            for row, completion in zip(members, group, strict=True):
-                completions[row] = completion
+        in_order = (row for members in rows.values() for row in members)
+        for row, completion in zip(in_order, chain.from_iterable(found), strict=True):
+            completions[row] = completion
         return completions
 
     def _fit_rows(self, prompt_ids: list[list[int]], group: int) -> None:
@@ -220,7 +231,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         """The batch's loss, having taken the gradient of all of it but the last part, which the caller takes."""
         # An evaluation reports its loss over all completions; in training those without a gradient cost nothing.
         training = torch.is_grad_enabled()
-        waiting = deque(micro_batches(inputs, self.loss_type, self._tokens, training and self.beta == 0))
+        skip = training and self.beta == 0 and self.fast.skip_useless
+        waiting = deque(micro_batches(inputs, self.loss_type, self._tokens, skip))
         logged = {key: len(values) for key, values in self._metrics[self._mode].items()}
         total, sizes, lean = None, [], self._lean
         if lean:
@@ -309,6 +321,7 @@ class CPUGRPOTrainer(GRPOTrainer):
             logits_to_keep,
             self.temperature,
             recompute=self.args.gradient_checkpointing,
+            share=self.fast.share_prefixes,
         )
         if self._part is not None:
             self._compare_with_rollout(self._part, logps.detach())

@@ -144,6 +144,8 @@ def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
         engine.rows,
         engine.importance_cap,
         scheme_of(config).shared,
+        engine.share_prefixes,
+        engine.skip_useless,
         in_bytes(config.memory.limit) or 0,
     )
     return partial(CPUGRPOTrainer, fast=options)

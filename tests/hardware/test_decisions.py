@@ -60,3 +60,12 @@ def test_this_machine_is_told_in_words():
     cores = count_cores()
     found = decide(Hardware(), cores, [machine(threads=cores.usable)])
     assert f"of {cores.hardware_threads} hardware threads" in found.reasons[0]
+
+
+def test_onednn_is_off_where_asked_and_on_otherwise():
+    try:
+        setup(Hardware(precision="fp32", onednn=False))
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        setup(Hardware(precision="fp32"))
+    assert torch.backends.mkldnn.enabled

@@ -184,3 +184,14 @@ def test_the_library_is_taken_where_it_is_much_faster(dtype, stored, monkeypatch
     monkeypatch.setattr(products, "library_product", lambda *_: taken.append("library"))
     product([drawn(80, 64, dtype=stored)], [None], dtype, 8)
     assert taken[-1] == ("narrow" if ours else "library")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("rows", [3, 300])
+def test_weights_are_left_as_they_lie_where_laying_out_is_off(monkeypatch, precision, rows):
+    dtype = DTYPES[precision]
+    monkeypatch.setenv("CPU_GRPO_PREPACK", "0")
+    monkeypatch.setattr(products.Narrow, "of", lambda *_: pytest.fail("weights were laid out"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *_: pytest.fail("weights were laid out"))
+    x, weight = drawn(rows, 64, dtype=dtype), drawn(48, 64, seed=1, dtype=dtype)
+    right(product([weight], [None], dtype, rows)(x), x, weight, None)

@@ -67,11 +67,11 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def learned(model, temperature=1.0, dtype=torch.float32, recompute=False, tokens=forward.MANY):
+def learned(model, temperature=1.0, dtype=torch.float32, recompute=False, tokens=forward.MANY, share=True):
     """The learner's log-probs and entropies (B, T), and which are real."""
     ids, mask, length = padded()
     rounded = Rounded.of(decoder(model), dtype, tokens)
-    logps, entropies = completion_logps(rounded, ids, mask, length, temperature, recompute)
+    logps, entropies = completion_logps(rounded, ids, mask, length, temperature, recompute, share)
     return logps, entropies, mask[:, -length:].bool()
 
 
@@ -99,6 +99,14 @@ def compare(model, temperature, **options):
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.3])
 def test_values_and_gradients_equal_the_naive_ones(any_model, temperature, beginning):
     compare(any_model, temperature)
+
+
+def test_values_and_gradients_without_sharing_are_the_same(any_model):
+    compare(any_model, 1.0, share=False)
+    ids, mask, length = padded()
+    apart, shared = (pack_rows(ids, mask, length, share) for share in (False, True))
+    asked = mask[:, -length:].any(dim=1)  # a row's tokens but its last, if it has a completion
+    assert len(apart.ids) == int(mask[asked].sum()) - int(asked.sum()) > len(shared.ids)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 7])

@@ -10,7 +10,7 @@ from conftest import with_lora
 from cpu_grpo import rollout
 from cpu_grpo.decoder import decoder
 from cpu_grpo.kernels import build
-from cpu_grpo.rollout import Request, cache, forward, schedule
+from cpu_grpo.rollout import Request, Sampling, cache, forward, schedule
 from cpu_grpo.rollout.attention import Step
 from rollouts import (
     ENDS,
@@ -78,6 +78,19 @@ def test_what_prompts_begin_with_goes_through_the_model_once(any_model, kernels,
     spy(monkeypatch, forward, "_layers", lambda model, ids, attend: computed.append(len(ids)))
     complete(any_model, requests, limit=1, rows=3)  # prefills only
     assert len(computed) > 2 and sum(computed) == root + sum(len(request.prompt) - root for request in requests)
+
+
+def test_without_sharing_every_completion_has_its_prompt_computed_and_is_the_same(tiny_model, monkeypatch):
+    grouped = rooted(9, 12, 30, 16, root=16)
+    apart = [Request(request.prompt, 1, copy) for request in grouped for copy in range(request.count)]
+    sampling = Sampling(temperature=2.0)
+    wanted = [ids for group in tokens(complete(tiny_model, grouped, sampling, rows=3)) for ids in group]
+    assert len({tuple(ids) for ids in wanted}) == len(wanted)
+    assert [ids for (ids,) in tokens(complete(tiny_model, apart, sampling, rows=3, share=False))] == wanted
+    computed = []
+    spy(monkeypatch, forward, "_layers", lambda model, ids, attend: computed.append(len(ids)))
+    complete(tiny_model, apart, limit=1, rows=3, share=False)
+    assert sum(computed) == sum(len(request.prompt) for request in apart)
 
 
 def test_prompts_that_share_too_much_would_be_noticed(tiny_model, monkeypatch):

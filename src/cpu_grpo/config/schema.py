@@ -149,6 +149,7 @@ class Hardware:
         "auto", "matrix products in; auto: bf16 where measured faster", choices=("auto", "fp32", "bf16")
     )
     threads: int = option(0, "compute threads; 0: all usable cores", low=0)
+    onednn: bool = option(True, "torch may use oneDNN; off only to see what that is worth, with precision=fp32")
 
 
 @dataclass
@@ -158,6 +159,12 @@ class Engine:
     name: str = option("fast", "our engine, or stock TRL and transformers for comparison", choices=("fast", "trl"))
     rows: int = option(128, "completions decoded together in training, at most", low=1)
     micro_batch_tokens: int = option(4096, "tokens whose activations exist at a time in the learner", low=1)
+    share_prefixes: bool = option(
+        True, "prompts go through the model once for all that begins with them; off only to see what that is worth"
+    )
+    skip_useless: bool = option(
+        True, "completions without advantage stay out of the learner; off only to see what that is worth"
+    )
     importance_cap: float = option(
         0.0, "bound of importance weights that correct for the rollout's rounding; 0: no weights", low=0
     )

@@ -28,8 +28,9 @@ class Setup:
 
 
 def setup(config: Hardware) -> Setup:
-    """Decides threads and precision; sets torch's thread count and lets the process keep its memory."""
+    """Decides threads and precision; sets torch up for them and lets the process keep its memory."""
     keep_memory()
+    torch.backends.mkldnn.enabled = config.onednn
     cores = count_cores()
     counts = [config.threads] if config.threads else cores.thread_counts
     open_question = config.precision == "auto" or len(counts) > 1

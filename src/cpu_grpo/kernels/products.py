@@ -1,6 +1,7 @@
 """Products with a weight that is used many times, in the layout that this CPU multiplies fastest."""
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, row
     columns, stored = weights[0].size(1) + level, storage(weights, dtype)
     kernels = native(dtype, stored)
     whole = columns * dtype.itemsize % WORD == 0
-    if kernels and kernels.panel and rows <= NARROW and whole and _narrow_pays(dtype, stored, rows):
+    if kernels and kernels.panel and _lays_out() and rows <= NARROW and whole and _narrow_pays(dtype, stored, rows):
         return Narrow.of(kernels, stored, weights, biases, level)
     weight, bias = side_by_side(weights, biases, dtype, level)
     return library_product(weight, bias, rows)
@@ -171,8 +172,16 @@ def library_product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) 
     return lambda x: linear(x, laid_out, bias, "none", [], "")
 
 
+def _lays_out() -> bool:
+    """Whether weights may be laid out at all: off only to see what that is worth."""
+    return os.environ.get("CPU_GRPO_PREPACK") != "0"
+
+
 def _prepacks(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    backend = torch.backends.mkldnn
+    if not (
+        _lays_out() and backend.is_available() and backend.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    ):
         return False
     return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

@@ -17,6 +17,7 @@ def completion_logps(
     completion_length: int,
     temperature: float,
     recompute: bool = False,
+    share: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs and entropies of the completions' tokens at `temperature`.
 
@@ -27,11 +28,12 @@ def completion_logps(
         completion_length: T.
         temperature: the scores are divided by it.
         recompute: gradient checkpointing.
+        share: prompts go through the model once for all their completions; else once for each.
 
     Returns:
         log-probs (B, T), differentiable, and entropies in nats (B, T), detached; both fp32, 0 at padding.
     """
-    packed = pack(input_ids, attention_mask, completion_length)
+    packed = pack(input_ids, attention_mask, completion_length, share)
     logps, entropies = token_scores(model, packed, temperature, recompute)  # (M,), (M,)
     empty = logps.new_zeros(input_ids.size(0), completion_length)
     places = (packed.rows, packed.columns)

@@ -43,24 +43,25 @@ class Pack:
     scores: torch.Tensor  # (K,) ... and which of the M goes there: completions that are equal share theirs
 
 
-def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> Pack:
+def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int, share: bool = True) -> Pack:
     """Packs rows of prompts padded on the left and completions padded on the right.
 
     Args:
         input_ids: (B, P + T).
         attention_mask: (B, P + T), 1 for real tokens.
         completion_length: T.
+        share: what rows begin with is packed once for all of them; else each row stands for itself.
     """
-    trees: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    trees: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}  # by which row's and what prompt
     width = input_ids.size(1) - completion_length
     for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
         prompt = tuple(token for token, real in zip(ids[:width], mask[:width], strict=True) if real)
         completion = tuple(token for token, real in zip(ids[width:], mask[width:], strict=True) if real)
         if completion:
-            trees.setdefault(prompt, {}).setdefault(completion, []).append(row)
-    prompts = list(trees)
-    builder = _Builder(prompts[0][: common_prefix(prompts)] if prompts else ())
-    for prompt, completions in trees.items():
+            trees.setdefault((0 if share else row, prompt), {}).setdefault(completion, []).append(row)
+    prompts = [prompt for _, prompt in trees]
+    builder = _Builder(prompts[0][: common_prefix(prompts)] if prompts and share else ())
+    for (_, prompt), completions in trees.items():
         builder.add(prompt, completions)
     return builder.pack()
 

@@ -31,7 +31,7 @@ def known_of(config: Train, hardware: Setup) -> Known | None:
     prompt_tokens = lengths.get("prompt_tokens_max", config.task.max_prompt_length)
     if config.keep_prompt_tokens:
         prompt_tokens = min(prompt_tokens, config.keep_prompt_tokens)
-    shared = 0 if config.keep_prompt_tokens else card.get("prompt_tokens_shared", 0)
+    shared = 0 if config.keep_prompt_tokens or not config.engine.share_prefixes else card.get("prompt_tokens_shared", 0)
     stored = stored_bytes(made) if made else 0
     return Known(shape, prompt_tokens, shared, DTYPES[hardware.precision].itemsize, stored)
 

@@ -7,6 +7,7 @@ from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.report.plots import Plot
 from cpu_grpo.report.tables import Cell, Link, Table
 from cpu_grpo.report.text import NOTHING
+from cpu_grpo.study.machine import job_count
 from cpu_grpo.study.outcomes import Outcome, outcome_file
 
 
@@ -30,7 +31,7 @@ def notices(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
         said.append(
             f"Run with budget={config.budget.name} only, to see that it works: take nothing from these figures."
         )
-    jobs = len(config.study.arms) * len(config.budget.seeds)
+    jobs = job_count(config, outcomes)
     if len(outcomes) < jobs:
         said.append(f"{len(outcomes)} of {jobs} jobs are done; the others are not run yet.")
     return said

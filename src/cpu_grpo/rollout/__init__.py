@@ -17,7 +17,7 @@ from cpu_grpo.rollout.sampling import Sampling, sample, stream_seed, uniforms
 from cpu_grpo.rollout.schedule import Completion, Request, Seat, admissions, fits, leave, seating
 from cpu_grpo.rollout.weights import PackedDecoder, packed
 
-__all__ = ["Completion", "PackedDecoder", "Request", "Sampling", "generate", "packed"]
+__all__ = ["Completion", "PackedDecoder", "Request", "Sampling", "at_once", "generate", "packed"]
 
 CACHE_BYTES = 2**30  # of keys and values of completions at a time
 
@@ -32,6 +32,7 @@ def generate(
     seed: int,
     rows: int = 128,
     finished: Callable[[int], None] | None = None,
+    share: bool = True,
 ) -> list[list[Completion]]:
     """Completions of every request, in the order of the requests.
 
@@ -42,19 +43,26 @@ def generate(
         ends: tokens that end a completion.
         rows: completions decoded together, at most (or the largest request's count, if that is more).
         finished: called with the number of completions that have just finished.
+        share: what all prompts begin with goes through the model once for all of them.
 
     Raises:
         ValueError: a limit below 1, or scores that are no distribution.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}: allow a completion 1 token or more.")
-    run = _Run(model, requests, sampling, limit, ends, seed, rows)
+    run = _Run(model, requests, sampling, limit, ends, seed, rows, share)
     while run.waiting or run.seats:
         run.admit()
         done = run.step()
         if done and finished:
             finished(done)
     return run.completions
+
+
+def at_once(model: PackedDecoder, counts: list[int], rows: int, limit: int) -> int:
+    """Completions decoded together, where requests want `counts` of them: as many as the cache has room for."""
+    affordable = CACHE_BYTES // row_bytes(model.decoder, limit, model.dtype)
+    return max(1, *counts, min(rows, affordable, sum(counts)))
 
 
 class _Run:
@@ -69,16 +77,14 @@ class _Run:
         ends: set[int],
         seed: int,
         rows: int,
+        share: bool,
     ) -> None:
         self.model, self.requests, self.sampling = model, requests, sampling
         self.limit, self.ends, self.seed = limit, ends, seed
-        most = max((request.count for request in requests), default=1)
-        affordable = CACHE_BYTES // row_bytes(model.decoder, limit, model.dtype)
-        wanted = min(rows, affordable, sum(request.count for request in requests))
-        self.rows = max(most, wanted)
+        self.rows = at_once(model, [request.count for request in requests], rows, limit)
         self.cache = CompletionCache(model.decoder, self.rows, limit, model.dtype)
         prompts = [request.prompt for request in requests]
-        shared = common_prefix(prompts)
+        shared = common_prefix(prompts) if share else 0
         self.root = prefill_root(model, prompts[0][:shared] if shared else [])
         self.waiting = admissions(requests, shared)
         self.seats: list[Seat] = []
@@ -99,7 +105,7 @@ class _Run:
         for group, index in enumerate(taken):
             request = self.requests[index]
             for copy in range(request.count):
-                draws = uniforms([stream_seed(self.seed, request.prompt, copy)], self.limit)[0]
+                draws = uniforms([stream_seed(self.seed, request.prompt, request.first + copy)], self.limit)[0]
                 newcomers.append(
                     Seat(index, copy, number, group, len(request.prompt), draws, self.completions[index][copy])
                 )

@@ -10,10 +10,14 @@ PREFILL_TOKENS = 4096  # of prompts that go through the model together
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how many completions of it are wanted."""
+    """One prompt and how many completions of it are wanted.
+
+    Completions depend on their numbers among their prompt's: a request for some of them may begin after others.
+    """
 
     prompt: list[int]
     count: int = 1
+    first: int = 0  # number of the first of them
 
     def __post_init__(self) -> None:
         if not self.prompt or self.count < 1:
