@@ -59,7 +59,7 @@ class Exam:
     """Greedy answers to the held-out problems by our rollout engine, and the clock."""
 
     def __init__(self, model: Any, tokenizer: Any, problems: list[Any], sums: Task, task: Json) -> None:
-        from cpu_grpo.evaluation import end_tokens
+        from cpu_grpo.candidate import end_tokens
 
         self.model, self.tokenizer, self.problems, self.sums = model, tokenizer, problems, sums
         self.accuracy, self.started = task["accuracy"], task["started"]

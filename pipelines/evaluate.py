@@ -9,6 +9,7 @@ from cpu_grpo.files import fingerprint, sha256, write_json, write_jsonl
 from cpu_grpo.models import weights_hash
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.tracking import start_run
+from cpu_grpo.units import duration, gigabytes
 from cpu_grpo.workspace import Layout, find_model, problems_file
 
 
@@ -38,6 +39,11 @@ def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str)
         f"{name}: {figures['extraction']} accuracy {figures['accuracy']:.1%} "
         f"[{figures['accuracy_low']:.1%}, {figures['accuracy_high']:.1%}] on {figures['n']} {figures['split']} problems"
     )
+    if expected := figures.get("expected_answer_seconds"):
+        print(
+            f"{name}: {gigabytes(figures['peak_rss_bytes'])} of memory; {duration(figures['answer_seconds'])} for the "
+            f"answers, {duration(expected)} by the plan for answers of their lengths"
+        )
 
 
 if __name__ == "__main__":

@@ -2,21 +2,22 @@
 
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from cpu_grpo.candidate import Candidate, candidate
 from cpu_grpo.config.schema import Hardware, Shared
-from cpu_grpo.decoder import UnsupportedModel, decoder
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, setup
-from cpu_grpo.models import load_model
-from cpu_grpo.rollout import PackedDecoder, Request, Sampling, generate, packed
+from cpu_grpo.models import load_model, load_tokenizer
+from cpu_grpo.plan.answering import Work, plan_of, require_memory
+from cpu_grpo.plan.choice import budget
+from cpu_grpo.prefix import common_prefix
+from cpu_grpo.rollout import Request, Sampling, generate
+from cpu_grpo.shape import of_directory, stored_bytes
 from cpu_grpo.statistics import clustered, pass_at_k, wilson
 from cpu_grpo.tasks.answers import flexible, same, strict
 from cpu_grpo.tasks.problems import Problem, of_split
@@ -48,21 +49,36 @@ def held_out(config: Shared, problems: list[Problem]) -> list[Problem]:
 
 
 def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> tuple[list[Result], dict[str, Any]]:
-    """Every problem's result, and the figures: accuracies with 95 % intervals, throughput, memory."""
+    """Every problem's result, and the figures: accuracies with 95 % intervals, throughput, memory, the plan.
+
+    Raises:
+        UserError: memory is too short, or samples are asked for that this model cannot give.
+    """
     with ResourceMonitor() as monitor:
         hardware = setup(Hardware())
+        dtype, fast = DTYPES[hardware.precision], config.engine.name == "fast"
+        tokenizer = load_tokenizer(directory)
+        prompts = encoded(config, tokenizer, problems)
+        needs = foreseen_bytes(config, directory, prompts, dtype.itemsize) if fast else 0
         begin = time.perf_counter()
-        model, tokenizer = load_model(directory, DTYPES[hardware.precision])
+        model, _ = load_model(directory, dtype)
+        answering = candidate(model, tokenizer, hardware.precision, config.evaluation.batch_size, fast)
         load_seconds = time.perf_counter() - begin
+        plan = plan_of(answering.engine, prompts, works(config, prompts), needs) if answering.engine else None
+        if plan:
+            print(f"plan: {plan.told()}")
         begin = time.perf_counter()
-        results = answer_all(config, model, tokenizer, problems, hardware.precision)
+        results = answer_all(config, answering, problems)
         seconds = time.perf_counter() - begin
-        sampled = sample_all(config, model, tokenizer, problems, hardware.precision)
-    figures = accuracies(results, config.task.extraction) | sampled_accuracies(sampled)
+        sampled = sample_all(config, answering, problems)
+        answer_seconds = time.perf_counter() - begin
+    figures = accuracies(results, config.task.extraction)
+    figures |= sampled_accuracies([[result.right for result in own] for own in sampled])
     figures |= {
         "clipped_share": sum(result.clipped for result in results) / len(results),
         "completions_per_second": len(results) / seconds,
         "tokens_per_second": sum(result.tokens for result in results) / seconds,
+        "answer_seconds": answer_seconds,
         "peak_rss_bytes": monitor.peak_rss,
         "cpu_use": monitor.cpu_use,
         "load_seconds": load_seconds,
@@ -71,7 +87,38 @@ def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> 
         "precision": hardware.precision,
         "threads": hardware.threads,
     }
-    return results, figures
+    return results, figures | (plan.compared(lengths([[result] for result in results], sampled)) if plan else {})
+
+
+def lengths(*answered: list[list[Result]]) -> list[list[list[int]]]:
+    """Tokens of the answers, by work, prompt and answer."""
+    return [[[result.tokens for result in own] for own in results] for results in answered if results]
+
+
+def encoded(config: Shared, tokenizer: Any, problems: list[Problem]) -> list[list[int]]:
+    """The problems' prompts as token ids."""
+    return [prompt_ids(prompt(problem, config.task, tokenizer), tokenizer) for problem in problems]
+
+
+def works(config: Shared, prompts: list[list[int]]) -> list[Work]:
+    """What there is to answer: all prompts greedily, and as many times again as samples are asked for."""
+    lengths, shared = [len(ids) for ids in prompts], common_prefix(prompts)
+    settings, limit = config.evaluation, config.task.max_completion_length
+    counts = [1] + [settings.samples] * (settings.samples > 0)
+    return [Work(lengths, shared, count, settings.batch_size, limit) for count in counts]
+
+
+def foreseen_bytes(config: Shared, directory: Path, prompts: list[list[int]], compute: int) -> int:
+    """Memory at most; 0 where it cannot be told.
+
+    Raises:
+        UserError: there is not as much.
+    """
+    shape = of_directory(directory)
+    if shape is None:
+        return 0
+    stored, room = stored_bytes(directory), budget(config.memory.limit)
+    return max(require_memory(shape, work, compute, stored, room) for work in works(config, prompts))
 
 
 def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
@@ -89,44 +136,37 @@ def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
     return figures
 
 
-def answer_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem], precision: str) -> list[Result]:
+def answer_all(config: Shared, answering: Candidate, problems: list[Problem]) -> list[Result]:
     """Greedy completions of all problems, marked; in the problems' order."""
-    encoded = [prompt_ids(prompt(problem, config.task, tokenizer), tokenizer) for problem in problems]
-    ends = end_tokens(model, tokenizer)
+    tokenizer, ends = answering.tokenizer, answering.ends
+    prompts = encoded(config, tokenizer, problems)
     limit, rows = config.task.max_completion_length, config.evaluation.batch_size
     with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
-        if config.engine.name == "fast" and (packed_model := pack(model, precision, rows)):
-            requests = [Request(ids) for ids in encoded]
-            groups = generate(packed_model, requests, Sampling(temperature=0), limit, ends, 0, rows, bar.update)
-            completions = [completion.ids for (completion,) in groups]
-        else:
-            completions = plain_greedy(model, tokenizer, encoded, limit, rows, bar.update)
+        completions = answering.greedy(prompts, limit, rows, bar.update)
     return [
         mark(problem, tokenizer.decode(ids), completion, tokenizer, ends, config.task.extraction)
-        for problem, ids, completion in zip(problems, encoded, completions, strict=True)
+        for problem, ids, completion in zip(problems, prompts, completions, strict=True)
     ]
 
 
-def sample_all(config: Shared, model: Any, tokenizer: Any, problems: list[Problem], precision: str) -> list[list[bool]]:
-    """Of each problem, which of `evaluation.samples` sampled completions are right; empty where none are asked for.
+def sample_all(config: Shared, answering: Candidate, problems: list[Problem]) -> list[list[Result]]:
+    """`evaluation.samples` sampled completions of each problem, marked; nothing where none are asked for.
 
     Raises:
         UserError: the fast engine, which alone samples here, is turned off or does not know the model.
     """
-    settings = config.evaluation
+    settings, limit, extraction = config.evaluation, config.task.max_completion_length, config.task.extraction
     if not settings.samples:
         return []
-    packed_model = pack(model, precision, settings.batch_size) if config.engine.name == "fast" else None
-    if packed_model is None:
+    if answering.engine is None:
         raise UserError(f"evaluation.samples={settings.samples} needs the fast engine: use 0, or engine=fast.")
-    encoded = [prompt_ids(prompt(problem, config.task, tokenizer), tokenizer) for problem in problems]
-    requests = [Request(ids, settings.samples) for ids in encoded]
-    sampling, limit = Sampling(settings.temperature), config.task.max_completion_length
-    ends = end_tokens(model, tokenizer)
+    tokenizer, ends = answering.tokenizer, answering.ends
+    requests = [Request(ids, settings.samples) for ids in encoded(config, tokenizer, problems)]
+    sampling, rows = Sampling(settings.temperature), settings.batch_size
     with tqdm(total=len(problems) * settings.samples, unit="completion", disable=not sys.stderr.isatty()) as bar:
-        groups = generate(packed_model, requests, sampling, limit, ends, config.seed, settings.batch_size, bar.update)
+        groups = generate(answering.engine, requests, sampling, limit, ends, config.seed, rows, bar.update)
     return [
-        [mark(problem, "", completion.ids, tokenizer, ends, config.task.extraction).right for completion in completions]
+        [mark(problem, "", completion.ids, tokenizer, ends, extraction) for completion in completions]
         for problem, completions in zip(problems, groups, strict=True)
     ]
 
@@ -146,56 +186,6 @@ def sampled_accuracies(sampled: list[list[bool]]) -> dict[str, Any]:
     for k in (2**power for power in range(samples.bit_length())):
         figures[f"pass_at_{k}"] = sum(pass_at_k(samples, sum(own), k) for own in sampled) / len(sampled)
     return figures
-
-
-def pack(model: Any, precision: str, rows: int) -> PackedDecoder | None:
-    """The model for our rollout engine, or None with a warning if the engine does not know it."""
-    try:
-        return packed(decoder(model), precision, rows)
-    except UnsupportedModel as error:
-        warnings.warn(f"transformers generates instead of the fast engine: {error}.", stacklevel=2)
-        return None
-
-
-def plain_greedy(
-    model: Any, tokenizer: Any, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], None]
-) -> list[list[int]]:
-    """Greedy completions by transformers, `rows` at a time; prompts of like length together, so that few are padded."""
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    completions: dict[int, list[int]] = {}
-    for start in range(0, len(order), rows):
-        batch = order[start : start + rows]
-        for index, ids in zip(batch, greedy(model, tokenizer, [prompts[i] for i in batch], limit), strict=True):
-            completions[index] = ids
-        finished(len(batch))
-    return [completions[index] for index in range(len(prompts))]
-
-
-@torch.inference_mode()
-def greedy(model: Any, tokenizer: Any, prompts: list[list[int]], limit: int) -> list[list[int]]:
-    """Greedy completions (token ids, the end token included) of prompts decoded together by transformers."""
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])  # (B, P)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])  # (B, P)
-    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
-    ends = end_tokens(model, tokenizer)
-    return [until_end(row, ends) for row in out[:, width:].tolist()]
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a completion, the model's and the tokenizer's."""
-    declared = model.generation_config.eos_token_id
-    declared = declared if isinstance(declared, list) else [declared]
-    return {token for token in [*declared, tokenizer.eos_token_id] if token is not None}
-
-
-def until_end(ids: list[int], ends: set[int]) -> list[int]:
-    """The ids up to and with the first end token."""
-    for place, token in enumerate(ids):
-        if token in ends:
-            return ids[: place + 1]
-    return ids
 
 
 def mark(

@@ -79,7 +79,7 @@ def test_a_stopped_search_goes_on_with_the_values_it_would_have_had(workspace, m
         return figures | {"mlflow_run_id": "run"}
 
     monkeypatch.setattr(jobs, "_trained", trained)
-    monkeypatch.setattr(jobs, "_evaluated", lambda *_: Marks("drawn", [1, 1], "10"))
+    monkeypatch.setattr(jobs, "_evaluated", lambda *_: (Marks("drawn", [1, 1], "10"), "run"))
     whole = [jobs.run_job(replace(CONFIG, seed=trial), workspace / "out") for trial in (1, 2, 3)]
     assert len(ran) == 3 and all(as_keys(own.values)[1] in keys for own, keys in zip(whole, ran, strict=True))
     assert jobs.run_job(replace(CONFIG, seed=2), workspace / "out") == whole[1] and len(ran) == 3

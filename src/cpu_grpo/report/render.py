@@ -22,6 +22,7 @@ from cpu_grpo.report.tables import (
     Table,
     card_table,
     difficulty_table,
+    evaluation_plan_table,
     markdown,
     nowhere,
     plan_table,
@@ -44,6 +45,7 @@ class Page:
     difficulty: Table
     sampled: Table
     plan: Table
+    evaluation_plan: Table
     plots: list[Plot]
     studies: list[Section]
     examples: list[Example]
@@ -84,6 +86,7 @@ def make_page(
         difficulty=difficulty_table(rows),
         sampled=sampled_table(rows),
         plan=plan_table(rows),
+        evaluation_plan=evaluation_plan_table(rows),
         plots=_plots(rows, results),
         studies=studies,
         examples=chosen,
@@ -156,7 +159,8 @@ def to_markdown(page: Page) -> str:
     parts += [part for study in page.studies for part in _study(study)]
     parts += ["## Completions before and after", markdown_inline(page.examples_text)]
     parts += [_example(example) for example in page.examples]
-    parts += ["## Planned and measured", _table(page.plan)] if page.plan.rows else []
+    plans = [_table(table) for table in (page.plan, page.evaluation_plan) if table.rows]
+    parts += ["## Planned and measured", *plans] if plans else []
     parts += ["## Data", _table(page.card), "## Method", " ".join(page.method)]
     parts += ["## Provenance", _table(page.provenance)]
     return "\n\n".join(parts) + "\n"

@@ -79,6 +79,11 @@ class Evaluation:
     sampled_high: float | None = None
     pass_at: dict[int, float] = field(default_factory=dict)  # by number of answers
     wall_seconds: float | None = None
+    peak_rss_bytes: float | None = None
+    planned_peak_rss_bytes: float | None = None
+    answer_seconds: float | None = None
+    planned_answer_seconds: float | None = None
+    expected_answer_seconds: float | None = None
     mlflow_run_id: str | None = None
     answers: list[Answer] = field(default_factory=list)
 

@@ -116,6 +116,28 @@ def plan_table(rows: list[Row]) -> Table:
     return Table(caption, header, body)
 
 
+def evaluation_plan_table(rows: list[Row]) -> Table:
+    """What was told before each evaluation, beside what it took; nothing where nothing was told."""
+    evaluations = [row.evaluation for row in rows if row.evaluation and row.evaluation.planned_answer_seconds]
+    body: list[list[Cell]] = [
+        [
+            (found.model,),
+            *_expected(gigabytes, found.planned_peak_rss_bytes, found.peak_rss_bytes),
+            (duration(found.planned_answer_seconds),),
+            *_expected(duration, found.expected_answer_seconds, found.answer_seconds),
+        ]
+        for found in evaluations
+    ]
+    header = ["Evaluation of", "Peak memory, at most", "measured", "off by"]
+    header += ["All answers, at most", "for what came", "measured", "off by"]
+    caption = (
+        "The plan of each evaluation, made from the model's sizes and from some of its own decoding steps, timed "
+        "before the first answer, beside what was measured: at most, as all answers may go to their limit, and for "
+        "the lengths that came."
+    )
+    return Table(caption, header, body)
+
+
 def _expected(tell: Callable[[float | None], str], expected: float | None, measured: float | None) -> list[Cell]:
     """Expected, measured, and how far off that was."""
     off = f"{100 * (expected / measured - 1):+.0f} %" if expected and measured else NOTHING
