@@ -237,8 +237,9 @@ def test_figures_for_machines(root, config):
     with (reports / "accuracy.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["model"] for row in rows] == ["base", "good", "bad"]
-    assert list(rows[0]) == ["model", "accuracy", "low", "high", "gain", "gain_low", "gain_high"]
-    assert rows[0]["gain"] == ""
+    assert list(rows[0])[:7] == ["model", "accuracy", "low", "high", "gain", "gain_low", "gain_high"]
+    assert rows[0]["gain"] == rows[0]["updates"] == ""
+    assert (rows[1]["updates"], rows[1]["completions_per_second"], rows[1]["wall_seconds"]) == ("3", "12.34", "61.5")
     assert sorted(files) == sorted(path for path in reports.rglob("*") if path.is_file())
 
 

@@ -1,16 +1,19 @@
 """MLflow: who belongs to whom, what a death looks like, and what happens without a server."""
 
+import json
 import subprocess
 import sys
 import textwrap
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
 
 from cpu_grpo import tracking
 from cpu_grpo.config import invocation
-from cpu_grpo.config.schema import Shared, Tracking
-from cpu_grpo.tracking import flatten, run_address, start_run
+from cpu_grpo.config.schema import Pipeline, Shared, Tracking
+from cpu_grpo.files import write_json, write_text
+from cpu_grpo.tracking import flatten, log_report, run_address, start_run
 
 
 @pytest.fixture
@@ -104,6 +107,29 @@ def test_points_lost_to_an_outage_are_sent_when_the_server_answers_again(config,
     history = MlflowClient(tracking.LOCAL_STORE).get_metric_history(named("r").info.run_id, "reward")
     assert sorted((point.step, point.value) for point in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert capsys.readouterr().err.count("MLflow did not take a record") == 1
+
+
+def test_a_pipelines_run_has_the_report_its_plots_and_a_comparison_of_its_trainings(store, workspace):
+    config = Pipeline(tracking=Tracking(uri=store, experiment="test"))
+    trained = []
+    for name, stage in (("train a", "train"), ("train b", "train"), ("evaluate a", "evaluate")):
+        with start_run(config, name, stage, "sweep /x", {"stage": stage}) as run:
+            trained += [run.run_id] * (stage == "train")
+    write_text(workspace / "reports/accuracy.csv", "model,accuracy,gain\nbase,0.25,\na,0.5,0.25\n")
+    write_text(workspace / "reports/plots/reward.svg", "<svg/>")
+    write_json(workspace / "reports/metrics.json", {"base_accuracy": 0.25, "a": {"gain": 0.25}})
+    files = [workspace / "reports/accuracy.csv", workspace / "reports/plots/reward.svg"]
+    log_report(config, workspace, "sweep /x", files)
+    (parent,) = [run for run in runs() if run.data.tags.get("pipeline") == "sweep /x"]
+    assert parent.data.metrics == {"base_accuracy": 0.25, "a.gain": 0.25}
+    client = MlflowClient(store)
+    assert [item.path for item in client.list_artifacts(parent.info.run_id, "report/plots")] == [
+        "report/plots/reward.svg"
+    ]
+    table = client.load_table(parent.info.experiment_id, "comparison.json")
+    assert table["model"].tolist() == ["base", "a"] and table["gain"].tolist() == ["", "0.25"]
+    note = unquote(parent.data.tags["mlflow.note.content"])
+    assert f'#/compare-runs?runs={json.dumps(trained)}&experiments=["{parent.info.experiment_id}"]' in note
 
 
 def test_a_run_is_found_in_the_ui_unless_it_was_recorded_elsewhere(config):

@@ -4,6 +4,7 @@ Metrics are always in the stage's own files first. A tracking server that cannot
 the local store; one that goes away later costs its missing points, which are sent again as soon as it answers.
 """
 
+import csv
 import json
 import os
 import platform
@@ -17,12 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
 
 LOCAL_STORE = "sqlite:///mlflow.db"
+TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` shows it
 PACKAGES = ("torch", "transformers", "trl", "datasets", "mlflow", "dvc")
 
@@ -139,6 +142,20 @@ def log_report(config: Pipeline, root: Path, pipeline_id: str, files: list[Path]
             flat = flatten(json.loads(summary.read_text(encoding="utf-8")))
             numbers = {key: value for key, value in flat.items() if isinstance(value, int | float)}
             run.metrics(numbers, 0)
+        comparison = root / "reports" / "accuracy.csv"
+        if comparison.is_file():
+            run.table(list(csv.DictReader(comparison.read_text(encoding="utf-8").splitlines())), "comparison.json")
+        if trainings := client.search_runs([experiment], TRAININGS.format(run_id), order_by=["attributes.start_time"]):
+            run.tag("mlflow.note.content", _note(experiment, [own.info.run_id for own in trainings]))
+
+
+def _note(experiment: str, runs: list[str]) -> str:
+    """What the UI shows of a pipeline's run: where its trainings stand side by side."""
+    side_by_side = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+    return (
+        f"[The variants' training runs side by side](#/compare-runs?{side_by_side}). Among the artifacts: "
+        "`comparison.json`, a table of the variants with intervals and costs, and the report with its plots."
+    )
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,7 +32,8 @@ from cpu_grpo.report.tables import (
 from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
 from cpu_grpo.statistics import RESAMPLES
 
-COLUMNS = ("model", "accuracy", "low", "high", "gain", "gain_low", "gain_high")
+ACCURACY = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
+COSTS = ("updates", "completions_per_second", "tokens_per_second", "peak_rss_bytes", "cpu_use", "wall_seconds")
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,12 @@ def _example(example: Example) -> str:
 
 
 def accuracy_csv(rows: list[Row]) -> str:
-    """A line for each evaluated model; the base has no gain over itself."""
+    """A line for each evaluated model, with what its training cost; the base has no gain over itself."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, ("model", *ACCURACY, *COSTS), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"model": row.name, **accuracy_figures(row)} for row in rows if row.evaluation)
+    for row in rows:
+        if row.evaluation:
+            costs = {name: getattr(row.training, name) for name in COSTS} if row.training else {}
+            writer.writerow({"model": row.name, **accuracy_figures(row), **costs})
     return stream.getvalue()
