@@ -264,6 +264,17 @@ def test_other_problems_are_not_paired(root, config):
     assert "gain" not in json.loads((root / "reports/metrics.json").read_text())["good"]
 
 
+def test_a_model_that_solves_next_to_nothing_is_called_too_weak_for_the_task(root, config):
+    write_report(root, config)
+    assert "a more able model" not in (root / "reports/report.md").read_text()
+    write_evaluation(root, "base", [True] + [False] * 99)
+    write_report(root, config)
+    assert (
+        "solves 1.0 % of them (95 % interval 0.2 to 5.4 %). That is next to none"
+        in (root / "reports/report.md").read_text()
+    )
+
+
 def test_validation_results_are_called_no_final_result(root, config):
     for model in ("base", "good", "bad"):
         write_evaluation(root, model, [True, False] * 20, split="validation")

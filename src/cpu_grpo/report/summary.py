@@ -5,6 +5,8 @@ from cpu_grpo.report.findings import Row, best, better, worse
 from cpu_grpo.report.results import Results
 from cpu_grpo.report.text import count, duration, gain_text, gigabytes, interval_text, p_text, percent
 
+HOPELESS = 0.1  # accuracy below which most groups have no right answer to learn from
+
 
 def summary(rows: list[Row], results: Results, config: Pipeline) -> list[str]:
     """What was trained, what came of it, what is missing, what it cost."""
@@ -43,7 +45,13 @@ def _base_sentence(rows: list[Row]) -> str:
     if base is None:
         return "The base model was not evaluated, so no gain can be told."
     interval = interval_text(base.accuracy_low, base.accuracy_high)
-    return f"Untrained, the model solves {percent(base.accuracy)} of them (95 % interval {interval})."
+    told = f"Untrained, the model solves {percent(base.accuracy)} of them (95 % interval {interval})."
+    if base.accuracy_high >= HOPELESS:
+        return told
+    return (
+        f"{told} That is next to none, and GRPO learns from answers that are better than others: this task needs a "
+        "more able model (for GSM8K, one of 500 million parameters or more)."
+    )
 
 
 def _best_sentences(rows: list[Row]) -> list[str]:
