@@ -1,22 +1,26 @@
 """What the results say: gains over the base model, the best model, examples, figures for machines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.report.results import Answer, Evaluation, Results, Training
-from cpu_grpo.statistics import Paired, paired_difference
+from cpu_grpo.statistics import Paired, holm, paired_difference
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compared model; what was not run is None. `gain` is None too where the problems are not the base's."""
+    """One compared model; what was not run is None. `gain` is None too where the problems are not the base's.
+
+    `p_corrected` is McNemar's p-value of the gain, corrected by Holm for all models that are compared with the base.
+    """
 
     name: str
     evaluation: Evaluation | None
     training: Training | None
     gain: Paired | None
     trainable: bool
+    p_corrected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,14 @@ def compare(results: Results, config: Pipeline) -> list[Row]:
         evaluation = results.evaluations.get(name)
         gain = _gain(base, evaluation, config.seed) if name != "base" else None
         rows.append(Row(name, evaluation, results.trainings.get(name), gain, name in config.variants))
-    return rows
+    return _corrected(rows)
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    """The rows with p-values that may be read together."""
+    gained = [row for row in rows if row.gain]
+    p_values = dict(zip((row.name for row in gained), holm([row.gain.p_value for row in gained]), strict=True))
+    return [replace(row, p_corrected=p_values.get(row.name)) for row in rows]
 
 
 def _gain(base: Evaluation | None, other: Evaluation | None, seed: int) -> Paired | None:

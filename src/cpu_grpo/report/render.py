@@ -130,7 +130,8 @@ def _method(rows: list[Row], config: Pipeline) -> list[str]:
     sentences = [
         "Intervals of accuracies are Wilson's at 95 %.",
         "A gain is the difference to the base model on the same problems; its interval is the percentile bootstrap "
-        f"over problems ({RESAMPLES:,} resamples, seed {config.seed}), and p is McNemar's exact test.",
+        f"over problems ({RESAMPLES:,} resamples, seed {config.seed}), and p is McNemar's exact test, "
+        "corrected by Holm for all models that are compared with the base.",
         "Each interval is that of one model alone: the best of several looks a little better than it is.",
     ]
     extractions = sorted({evaluation.extraction for evaluation in evaluations})

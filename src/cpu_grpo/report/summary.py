@@ -56,9 +56,9 @@ def _base_sentence(rows: list[Row]) -> str:
 
 def _best_sentences(rows: list[Row]) -> list[str]:
     top = best(rows)
-    if top is None or top.gain is None or top.evaluation is None:
+    if top is None or top.gain is None or top.p_corrected is None or top.evaluation is None:
         return []
-    told = f"{gain_text(top.gain)}, exact McNemar {p_text(top.gain.p_value)}"
+    told = f"{gain_text(top.gain)}, exact McNemar {p_text(top.p_corrected)} after Holm's correction"
     accuracy = percent(top.evaluation.accuracy)
     if top.gain.difference > 0:
         sentence = f"{top.name} gained most: {told}; it solves {accuracy}."

@@ -70,7 +70,7 @@ def _accuracy_cells(row: Row) -> list[Cell]:
         return [*cells, (NOTHING,), (NOTHING,)]
     interval = f"{points(row.gain.low)} to {points(row.gain.high)}"
     gain = (points(row.gain.difference), interval, f"least {100 * row.gain.smallest:.1f}")
-    return [*cells, gain, (p_text(row.gain.p_value), f"{row.gain.gained} mended, {row.gain.lost} broken")]
+    return [*cells, gain, (p_text(row.p_corrected), f"{row.gain.gained} mended, {row.gain.lost} broken")]
 
 
 def _training_cells(row: Row) -> list[Cell]:
