@@ -254,6 +254,7 @@ def test_nothing_run_yet_still_makes_a_report(tmp_path, config):
     write_report(tmp_path, config)
     text = (tmp_path / "reports/report.md").read_text()
     assert "Not run: base, good, bad, absent." in text
+    assert "Studies with answers below: none; not run: few_problems, " in text
     assert json.loads((tmp_path / "reports/metrics.json").read_text()) == {}
 
 

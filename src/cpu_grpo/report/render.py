@@ -82,7 +82,7 @@ def make_page(
     chosen, counts = examples(rows)
     return Page(
         title=f"GRPO on {config.task.name} with {config.model.name}",
-        summary=summary(rows, results, config),
+        summary=[*summary(rows, results, config), _studies_text(studies)],
         variants=variants_table(rows),
         difficulty=difficulty_table(rows),
         sampled=sampled_table(rows),
@@ -96,6 +96,14 @@ def make_page(
         method=_method(rows, config),
         provenance=provenance_table(rows, results, config, address),
     )
+
+
+def _studies_text(studies: list[Section]) -> str:
+    """Which of them there is something to read of."""
+    run = ", ".join(study.name for study in studies if study.table.rows)
+    not_run = ", ".join(study.name for study in studies if not study.table.rows)
+    told = f"Studies with answers below: {run or 'none'}"
+    return f"{told}; not run: {not_run}." if not_run else f"{told}."
 
 
 def _plots(rows: list[Row], results: Results) -> list[Plot]:
@@ -173,7 +181,8 @@ def _picture(plot: Plot) -> str:
 
 
 def _study(study: Section) -> list[str]:
-    parts = [f"## {markdown_inline(study.question)}", *(markdown_inline(answer) for answer in study.answers)]
+    answers = "\n".join(f"- {markdown_inline(answer)}" for answer in study.answers)
+    parts = [f"## {markdown_inline(study.question)}", answers]
     if study.table.rows:
         parts += [*(_picture(plot) for plot in study.plots), _table(study.table)]
     return [*parts, markdown_inline(study.method)]

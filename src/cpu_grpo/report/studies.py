@@ -18,7 +18,7 @@ from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.tables import Cell, Table, nowhere
 from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points, seen_text
 from cpu_grpo.statistics import POWER, OverSeeds
-from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten
+from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten, speed_ratio
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
 from cpu_grpo.study.overfitting import overfitting
 
@@ -72,7 +72,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
             ),
             *_forgotten(config, outcomes),
             *overfitting_answers(overfitting(config, outcomes)),
-            *_false_names(config, found),
+            *_false_names(config, outcomes),
             *([published_answer(config.study.published, "base")] if config.study.published.problems else []),
         ],
         table=_table(config, found),
@@ -115,16 +115,22 @@ def _forgotten(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
     return [f"{told}: we could not tell that it forgot; {seen_text(found)}."]
 
 
-def _false_names(config: StudyJob, found: list[Arm]) -> list[str]:
-    """Arms that are slower than the one that their name promises to beat."""
-    rates = {arm.name: arm.figures["completions_per_second"] for arm in found if arm.figures}
-    pairs = [pair for names in config.study.faster_by_name for pair in pairwise(names)]
-    return [
-        f"{fast} is slower than {slow}, in spite of its name: {number(rates[fast], 2)} against "
-        f"{number(rates[slow], 2)} completions/s."
-        for slow, fast in pairs
-        if slow in rates and fast in rates and rates[fast] < rates[slow]
-    ]
+def _false_names(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
+    """Arms that are slower than the one that their name promises to beat, by more than chance."""
+    said = []
+    for slow, fast in (pair for names in config.study.faster_by_name for pair in pairwise(names)):
+        found = speed_ratio(outcomes, fast, slow)
+        if found is None:
+            continue
+        told = f"{fast} makes {found.mean:.2f} times the completions/s of {slow}"
+        if isnan(found.low) and found.mean < 1:
+            said.append(f"{told} with one seed, in spite of its name.")
+        elif found.high < 1:
+            said.append(
+                f"{told} (95 % interval over {count(found.n, 'seed')} {found.low:.2f} to {found.high:.2f}): it is "
+                "slower, in spite of its name."
+            )
+    return said
 
 
 def _table(config: StudyJob, found: list[Arm]) -> Table:

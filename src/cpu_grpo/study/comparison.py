@@ -96,15 +96,17 @@ def forgotten(config: StudyJob, outcomes: Sequence[Outcome]) -> OverSeeds | None
 
 
 def speeds(config: StudyJob, outcomes: Sequence[Outcome]) -> dict[str, OverSeeds]:
-    """Completions/s of every arm as a multiple of the reference's: geometric means of ratios, seed by seed."""
-    own = {(outcome.arm, outcome.seed): outcome.figures["completions_per_second"] for outcome in outcomes}
-    found = {}
-    for arm in config.study.arms:
-        pairs = [(rate, own.get((config.study.reference, seed))) for (name, seed), rate in own.items() if name == arm]
-        ratios = [log(rate / base) for rate, base in pairs if base]
-        if ratios and arm != config.study.reference:
-            found[arm] = over_seeds(ratios)
-    return {
-        name: replace(ratio, mean=exp(ratio.mean), low=exp(ratio.low), high=exp(ratio.high))
-        for name, ratio in found.items()
-    }
+    """Completions/s of every arm as a multiple of the reference's."""
+    reference = config.study.reference
+    found = {arm: speed_ratio(outcomes, arm, reference) for arm in config.study.arms if arm != reference}
+    return {arm: ratio for arm, ratio in found.items() if ratio}
+
+
+def speed_ratio(outcomes: Sequence[Outcome], arm: str, reference: str) -> OverSeeds | None:
+    """Completions/s of an arm as a multiple of another's: the geometric mean of ratios, seed by seed."""
+    rates = {(own.arm, own.seed): own.figures["completions_per_second"] for own in outcomes if own.figures}
+    seeds = [seed for name, seed in rates if name == arm and (reference, seed) in rates]
+    if not seeds:
+        return None
+    ratio = over_seeds([log(rates[arm, seed] / rates[reference, seed]) for seed in seeds])
+    return replace(ratio, mean=exp(ratio.mean), low=exp(ratio.low), high=exp(ratio.high))
