@@ -8,7 +8,7 @@ import torch
 from cpu_grpo.candidate import candidate, greedy, until_end
 from cpu_grpo.config.schema import Evaluation, Shared, Task
 from cpu_grpo.errors import UserError
-from cpu_grpo.evaluation import accuracies, answer_all, held_out, mark, sample_all, sampled_accuracies
+from cpu_grpo.evaluation import accuracies, answer_all, encoded, held_out, mark, sample_all, sampled_accuracies
 from cpu_grpo.statistics import wilson
 from cpu_grpo.tasks.answers import flexible
 from cpu_grpo.tasks.problems import Problem
@@ -22,6 +22,10 @@ def config():
 def ready(config, model, tokenizer):
     settings = config.evaluation
     return candidate(model, tokenizer, "fp32", settings.batch_size, config.engine.name == "fast")
+
+
+def ask(how, config, model, tokenizer, asked):
+    return how(config, ready(config, model, tokenizer), asked, encoded(config, tokenizer, asked))
 
 
 def problems():
@@ -40,15 +44,15 @@ def test_batched_greedy_equals_one_at_a_time(tiny_model, tokenizer):
 @pytest.mark.parametrize("engine", ["fast", "trl"])
 def test_results_keep_the_order_of_the_problems(config, tiny_model, tokenizer, engine):
     config.engine.name = engine
-    results = answer_all(config, ready(config, tiny_model, tokenizer), problems())
+    results = ask(answer_all, config, tiny_model, tokenizer, problems())
     assert [result.id for result in results] == ["p1", "p2", "p3", "p4", "p5"]
     assert all(problem.question in result.prompt for problem, result in zip(problems(), results, strict=True))
 
 
 def test_both_engines_give_the_same_results(config, any_model, tokenizer):
-    fast = answer_all(config, ready(config, any_model, tokenizer), problems())
+    fast = ask(answer_all, config, any_model, tokenizer, problems())
     config.engine.name = "trl"
-    assert answer_all(config, ready(config, any_model, tokenizer), problems()) == fast
+    assert ask(answer_all, config, any_model, tokenizer, problems()) == fast
 
 
 def test_a_model_that_the_engine_does_not_know_is_evaluated_with_a_warning(config, tokenizer):
@@ -58,7 +62,7 @@ def test_a_model_that_the_engine_does_not_know_is_evaluated_with_a_warning(confi
 
     model = LlamaForCausalLM(tiny_config(tokenizer, hidden_act="gelu")).eval()
     with pytest.warns(UserWarning, match="its activation is gelu"):
-        results = answer_all(config, ready(config, model, tokenizer), problems())
+        results = ask(answer_all, config, model, tokenizer, problems())
     assert len(results) == 5
 
 
@@ -109,35 +113,33 @@ def test_only_the_asked_split_is_read(config):
 
 def test_samples_are_marked_problem_by_problem(config, tiny_model, tokenizer):
     config.evaluation.samples = 3
-    found = sample_all(config, ready(config, tiny_model, tokenizer), problems())
+    found = ask(sample_all, config, tiny_model, tokenizer, problems())
     assert [len(own) for own in found] == [3] * 5
-    assert found == sample_all(config, ready(config, tiny_model, tokenizer), problems())
+    assert found == ask(sample_all, config, tiny_model, tokenizer, problems())
 
 
 def test_at_no_temperature_to_speak_of_every_sample_is_the_greedy_one(config, tiny_model, tokenizer):
     config.evaluation.samples, config.evaluation.temperature = 2, 1e-3
     asked = problems()
-    greedy_completions = [
-        result.completion for result in answer_all(config, ready(config, tiny_model, tokenizer), asked)
-    ]
+    greedy_completions = [result.completion for result in ask(answer_all, config, tiny_model, tokenizer, asked)]
     answers = [flexible(completion) for completion in greedy_completions]
     asked = [replace(p, answer=answer or "none") for p, answer in zip(asked, answers, strict=True)]
     asked[0] = replace(asked[0], answer="123456")  # wrong, whatever the model says
-    expected = [result.right for result in answer_all(config, ready(config, tiny_model, tokenizer), asked)]
+    expected = [result.right for result in ask(answer_all, config, tiny_model, tokenizer, asked)]
     assert not expected[0]
-    sampled = sample_all(config, ready(config, tiny_model, tokenizer), asked)
+    sampled = ask(sample_all, config, tiny_model, tokenizer, asked)
     assert [[result.right for result in own] for own in sampled] == [[right, right] for right in expected]
 
 
 def test_no_samples_are_taken_unless_asked_for(config, tiny_model, tokenizer):
-    assert sample_all(config, ready(config, tiny_model, tokenizer), problems()) == []
+    assert ask(sample_all, config, tiny_model, tokenizer, problems()) == []
     assert sampled_accuracies([]) == {}
 
 
 def test_samples_need_the_fast_engine(config, tiny_model, tokenizer):
     config.evaluation.samples, config.engine.name = 2, "trl"
     with pytest.raises(UserError, match=r"evaluation\.samples=2 needs the fast engine: use 0, or engine=fast"):
-        sample_all(config, ready(config, tiny_model, tokenizer), problems())
+        ask(sample_all, config, tiny_model, tokenizer, problems())
 
 
 def test_sampled_figures_by_hand():

@@ -12,7 +12,7 @@ from cpu_grpo.candidate import Candidate, candidate
 from cpu_grpo.config.schema import Hardware, Shared
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, setup
-from cpu_grpo.models import load_model, load_tokenizer
+from cpu_grpo.models import load_tokenizer, load_weights
 from cpu_grpo.plan.answering import Work, plan_of, require_memory
 from cpu_grpo.plan.choice import budget
 from cpu_grpo.prefix import common_prefix
@@ -61,16 +61,16 @@ def evaluate_model(config: Shared, directory: Path, problems: list[Problem]) -> 
         prompts = encoded(config, tokenizer, problems)
         needs = foreseen_bytes(config, directory, prompts, dtype.itemsize) if fast else 0
         begin = time.perf_counter()
-        model, _ = load_model(directory, dtype)
+        model = load_weights(directory, dtype)
         answering = candidate(model, tokenizer, hardware.precision, config.evaluation.batch_size, fast)
         load_seconds = time.perf_counter() - begin
         plan = plan_of(answering.engine, prompts, works(config, prompts), needs) if answering.engine else None
         if plan:
             print(f"plan: {plan.told()}")
         begin = time.perf_counter()
-        results = answer_all(config, answering, problems)
+        results = answer_all(config, answering, problems, prompts)
         seconds = time.perf_counter() - begin
-        sampled = sample_all(config, answering, problems)
+        sampled = sample_all(config, answering, problems, prompts)
         answer_seconds = time.perf_counter() - begin
     figures = accuracies(results, config.task.extraction)
     figures |= sampled_accuracies([[result.right for result in own] for own in sampled])
@@ -102,10 +102,10 @@ def encoded(config: Shared, tokenizer: Any, problems: list[Problem]) -> list[lis
 
 def works(config: Shared, prompts: list[list[int]]) -> list[Work]:
     """What there is to answer: all prompts greedily, and as many times again as samples are asked for."""
-    lengths, shared = [len(ids) for ids in prompts], common_prefix(prompts)
+    tokens, shared = [len(ids) for ids in prompts], common_prefix(prompts)
     settings, limit = config.evaluation, config.task.max_completion_length
     counts = [1] + [settings.samples] * (settings.samples > 0)
-    return [Work(lengths, shared, count, settings.batch_size, limit) for count in counts]
+    return [Work(tokens, shared, count, settings.batch_size, limit) for count in counts]
 
 
 def foreseen_bytes(config: Shared, directory: Path, prompts: list[list[int]], compute: int) -> int:
@@ -136,10 +136,9 @@ def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
     return figures
 
 
-def answer_all(config: Shared, answering: Candidate, problems: list[Problem]) -> list[Result]:
-    """Greedy completions of all problems, marked; in the problems' order."""
+def answer_all(config: Shared, answering: Candidate, problems: list[Problem], prompts: list[list[int]]) -> list[Result]:
+    """Greedy completions of all problems' prompts, marked; in the problems' order."""
     tokenizer, ends = answering.tokenizer, answering.ends
-    prompts = encoded(config, tokenizer, problems)
     limit, rows = config.task.max_completion_length, config.evaluation.batch_size
     with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
         completions = answering.greedy(prompts, limit, rows, bar.update)
@@ -149,7 +148,9 @@ def answer_all(config: Shared, answering: Candidate, problems: list[Problem]) ->
     ]
 
 
-def sample_all(config: Shared, answering: Candidate, problems: list[Problem]) -> list[list[Result]]:
+def sample_all(
+    config: Shared, answering: Candidate, problems: list[Problem], prompts: list[list[int]]
+) -> list[list[Result]]:
     """`evaluation.samples` sampled completions of each problem, marked; nothing where none are asked for.
 
     Raises:
@@ -161,7 +162,7 @@ def sample_all(config: Shared, answering: Candidate, problems: list[Problem]) ->
     if answering.engine is None:
         raise UserError(f"evaluation.samples={settings.samples} needs the fast engine: use 0, or engine=fast.")
     tokenizer, ends = answering.tokenizer, answering.ends
-    requests = [Request(ids, settings.samples) for ids in encoded(config, tokenizer, problems)]
+    requests = [Request(ids, settings.samples) for ids in prompts]
     sampling, rows = Sampling(settings.temperature), settings.batch_size
     with tqdm(total=len(problems) * settings.samples, unit="completion", disable=not sys.stderr.isatty()) as bar:
         groups = generate(answering.engine, requests, sampling, limit, ends, config.seed, rows, bar.update)

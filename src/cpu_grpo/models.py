@@ -84,13 +84,17 @@ def check_loadable(directory: Path) -> None:
 
 def load_model(directory: Path, dtype: Any = None) -> tuple[Any, Any]:
     """The model (in fp32 unless told otherwise) and its tokenizer, from a prepared or trained directory."""
+    return load_weights(directory, dtype), load_tokenizer(directory)
+
+
+def load_weights(directory: Path, dtype: Any = None) -> Any:
+    """The model alone."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     check_loadable(directory)
     hide_bars()
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
-    return model, AutoTokenizer.from_pretrained(directory)
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
 
 
 def load_tokenizer(directory: Path) -> Any:

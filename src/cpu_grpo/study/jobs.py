@@ -63,7 +63,7 @@ def run_job(config: StudyJob, root: Path) -> Outcome:
     for stage in work:
         trainings.append(_trained(config, stage, start, root / stage.name))
         start = Layout(root / stage.name).model(stage.name).as_posix()
-    found_by_split = {
+    evaluated = {
         split: _evaluated(config, keys, start, root / f"{config.arm}-{split}") for split, keys in evaluations.items()
     }
     outcome = Outcome(
@@ -75,9 +75,9 @@ def run_job(config: StudyJob, root: Path) -> Outcome:
         commit=git_commit(),
         hardware=cpu_name(),
         seconds=time.perf_counter() - begin,
-        marks={split: marks for split, (marks, _) in found_by_split.items()},
+        marks={split: marks for split, (marks, _) in evaluated.items()},
         figures=together(trainings),
-        runs=[training["mlflow_run_id"] for training in trainings] + [run for _, run in found_by_split.values()],
+        runs=[training["mlflow_run_id"] for training in trainings] + [run for _, run in evaluated.values()],
         values=values,
     )
     write_outcome(path, outcome)
