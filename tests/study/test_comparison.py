@@ -9,7 +9,7 @@ from scipy.stats import t, ttest_rel
 from cpu_grpo.config.schema import Budget, Forgetting, Study, StudyJob
 from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.text import NOTHING
-from cpu_grpo.study.comparison import arms, forgotten, speeds
+from cpu_grpo.study.comparison import arms, forgotten, speed_ratios, speeds
 from cpu_grpo.study.outcomes import Marks, Outcome
 
 CONFIG = StudyJob(
@@ -100,6 +100,25 @@ def test_speeds_are_ratios_seed_by_seed():
     assert found["b"].mean == pytest.approx(1)  # the geometric mean of 1/2 and 2
     half = t.ppf(0.975, 1) * math.log(2)  # deviation of -log 2 and log 2, by the root of 2
     assert found["b"].high == pytest.approx(math.exp(half))
+
+
+def test_a_speed_is_of_the_last_stage_where_the_others_are_known():
+    study = Study(
+        name="s", arms={"first": ["x"], "slow": ["x", "y"], "fast": ["x", "z"], "other": ["z"]}, reference="slow"
+    )
+    config = StudyJob(study=study, budget=Budget(name="b", seeds=[1]))
+    totals = {"first": (100.0, 50.0), "slow": (120.0, 70.0), "fast": (110.0, 52.0), "other": (30.0, 10.0)}
+    found = [
+        replace(
+            outcome(arm, 1, "1", figures={"completions": n, "train_seconds": s, "completions_per_second": n / s}),
+            runs=["of x", f"of {arm}"],
+        )
+        for arm, (n, s) in totals.items()
+    ]
+    assert speed_ratios(config, found, "fast", "slow") == pytest.approx([(10 / 2) / (20 / 20)])
+    assert speed_ratios(config, found, "other", "slow") == pytest.approx([3 / (20 / 20)])
+    anew = [replace(own, runs=["again", "of fast"]) if own.arm == "fast" else own for own in found]
+    assert speed_ratios(config, anew, "fast", "slow") == pytest.approx([110 / 52])  # its first stage was another run
 
 
 def test_a_speed_section_names_every_arm(tmp_path):

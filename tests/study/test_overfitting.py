@@ -62,7 +62,7 @@ def test_what_could_not_be_told_says_what_would_have_been_found():
     own = [one for one in own if one.arm != "n160"]
     (told,) = overfitting_answers(overfitting(CONFIG, own))
     assert told.startswith("Where overfitting starts we could not tell; the largest sign of it is n10's")
-    assert told.endswith("points would have been found with 80 % power.")
+    assert told.endswith("; no difference would have been found with 80 % power.")
 
 
 def test_one_seed_has_a_curve_and_no_answer():

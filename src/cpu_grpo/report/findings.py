@@ -12,7 +12,8 @@ from cpu_grpo.statistics import Paired, holm, paired_difference
 class Row:
     """One compared model; what was not run is None. `gain` is None too where the problems are not the base's.
 
-    `p_corrected` is McNemar's p-value of the gain, corrected by Holm for all models that are compared with the base.
+    `p_corrected` is McNemar's p-value of the gain, corrected by Holm for all models that are compared with the base;
+    `smallest` is the gain that would have been found among so many.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Row:
     gain: Paired | None
     trainable: bool
     p_corrected: float | None = None
+    smallest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ def compare(results: Results, config: Pipeline) -> list[Row]:
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
-    """The rows with p-values that may be read together."""
+    """The rows with p-values, and gains that would have been found, which may be read together."""
     gained = [row for row in rows if row.gain]
     p_values = dict(zip((row.name for row in gained), holm([row.gain.p_value for row in gained]), strict=True))
-    return [replace(row, p_corrected=p_values.get(row.name)) for row in rows]
+    return [
+        replace(row, p_corrected=p_values[row.name], smallest=row.gain.smallest(len(gained))) if row.gain else row
+        for row in rows
+    ]
 
 
 def _gain(base: Evaluation | None, other: Evaluation | None, seed: int) -> Paired | None:

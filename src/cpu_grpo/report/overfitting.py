@@ -22,7 +22,7 @@ def overfitting_answers(found: list[Overfitting]) -> list[str]:
     largest = max(tested, key=lambda own: own.gap.over_seeds.mean)
     return [
         f"Where overfitting starts we could not tell; the largest sign of it is {largest.arm}'s: {_gap(largest)}; "
-        f"{seen_text(largest.gap.over_seeds)}."
+        f"{seen_text(largest.gap.smallest)}."
     ]
 
 

@@ -18,7 +18,7 @@ from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.tables import Cell, Table, nowhere
 from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points, seen_text
 from cpu_grpo.statistics import POWER, OverSeeds
-from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten, speed_ratio
+from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten, speed_ratios, typical_ratio
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
 from cpu_grpo.study.overfitting import overfitting
 
@@ -98,7 +98,7 @@ def _answer(arm: str, difference: Difference, reference: str) -> str:
     told += f"{p_text(difference.p_corrected)} after Holm's correction)"
     if difference.p_corrected < 0.05:
         return f"{told}: {'better' if own.mean > 0 else 'worse'}."
-    return f"{told}: we could not tell; {seen_text(own)}."
+    return f"{told}: we could not tell; {seen_text(difference.smallest)}."
 
 
 def _forgotten(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
@@ -112,24 +112,24 @@ def _forgotten(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
     told += f" (95 % interval {points(found.low)} to {points(found.high)}, {p_text(found.p_value)})"
     if found.p_value < 0.05:
         return [f"{told}: the later stages made {'it forget' if found.mean < 0 else 'it better still'}."]
-    return [f"{told}: we could not tell that it forgot; {seen_text(found)}."]
+    return [f"{told}: we could not tell that it forgot; {seen_text(found.smallest())}."]
 
 
 def _false_names(config: StudyJob, outcomes: list[Outcome]) -> list[str]:
-    """Arms that are slower than the one that their name promises to beat, by more than chance."""
+    """Arms that were slower, every time, than the one that their name promises to beat."""
     said = []
     for slow, fast in (pair for names in config.study.faster_by_name for pair in pairwise(names)):
-        found = speed_ratio(outcomes, fast, slow)
-        if found is None:
+        ratios = speed_ratios(config, outcomes, fast, slow)
+        if not ratios or max(ratios) >= 1:
             continue
+        found = typical_ratio(ratios)
         told = f"{fast} makes {found.mean:.2f} times the completions/s of {slow}"
-        if isnan(found.low) and found.mean < 1:
+        if isnan(found.low):
             said.append(f"{told} with one seed, in spite of its name.")
-        elif found.high < 1:
-            said.append(
-                f"{told} (95 % interval over {count(found.n, 'seed')} {found.low:.2f} to {found.high:.2f}): it is "
-                "slower, in spite of its name."
-            )
+            continue
+        told += f" (95 % interval over {count(found.n, 'seed')} {found.low:.2f} to {found.high:.2f})"
+        chance = "" if found.high < 1 else "; that it is more than chance could not be told"
+        said.append(f"{told}: it was slower each time, in spite of its name{chance}.")
     return said
 
 
@@ -157,8 +157,8 @@ def _table(config: StudyJob, found: list[Arm]) -> Table:
         row += [_accuracy(arm.levels[level]) for level in levels] if len(levels) > 1 else []
         body.append(row + [(text,) for text in _costs(arm)])
     caption = (
-        "Means over seeds with 95 % intervals over seeds. A difference is on the same problems, seed by seed; its "
-        f"p is corrected for all that are compared, the least is what {100 * POWER:.0f} % power would have found."
+        "Means over seeds with 95 % intervals over seeds. A difference is on the same problems, seed by seed; its p is "
+        f"corrected for all that are compared, the least is what {100 * POWER:.0f} % power would have found after that."
     )
     return Table(caption, header, body)
 
@@ -177,7 +177,7 @@ def _difference(found: Difference | None) -> Cell:
     if isnan(own.low):
         return (points(own.mean), "one seed")
     interval = f"{points(own.low)} to {points(own.high)}"
-    return (points(own.mean), interval, f"{p_text(found.p_corrected)}, least {100 * own.smallest:.1f}")
+    return (points(own.mean), interval, f"{p_text(found.p_corrected)}, least {100 * found.smallest:.1f}")
 
 
 def _costs(arm: Arm) -> list[str]:

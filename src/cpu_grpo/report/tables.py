@@ -51,8 +51,8 @@ def variants_table(rows: list[Row]) -> Table:
     body: list[list[Cell]] = [[(row.name,), *_accuracy_cells(row), *_training_cells(row)] for row in rows]
     caption = (
         "Accuracy on held-out problems (95 % intervals) and the cost of training. Throughput, memory, CPU use (of the "
-        "usable cores), load time and wall time are the training run's. The least is the gain that "
-        f"{100 * POWER:.0f} % power would have found."
+        "usable cores), load time and wall time are the training run's. McNemar's p is corrected for all that are "
+        f"compared, the least is the gain that {100 * POWER:.0f} % power would have found after that."
     )
     return Table(caption, header, body)
 
@@ -69,7 +69,7 @@ def _accuracy_cells(row: Row) -> list[Cell]:
     if row.gain is None:
         return [*cells, (NOTHING,), (NOTHING,)]
     interval = f"{points(row.gain.low)} to {points(row.gain.high)}"
-    gain = (points(row.gain.difference), interval, f"least {100 * row.gain.smallest:.1f}")
+    gain = (points(row.gain.difference), interval, f"least {100 * (row.smallest or 0):.1f}")
     return [*cells, gain, (p_text(row.p_corrected), f"{row.gain.gained} mended, {row.gain.lost} broken")]
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from cpu_grpo import units
-from cpu_grpo.statistics import POWER, OverSeeds, Paired
+from cpu_grpo.statistics import POWER, Paired
 
 NOTHING = "–"  # noqa: RUF001 - an en dash stands for "does not apply or was not recorded"
 NOT_RUN = "not run"
@@ -30,9 +30,10 @@ def gain_text(gain: Paired) -> str:
     return f"{points(gain.difference)} points (95 % interval {points(gain.low)} to {points(gain.high)})"
 
 
-def seen_text(found: OverSeeds) -> str:
+def seen_text(smallest: float) -> str:
     """What a difference that was not found could at most have been, most likely."""
-    return f"{100 * found.smallest:.1f} points would have been found with {100 * POWER:.0f} % power"
+    seen = f"{100 * smallest:.1f} points" if smallest < 1 else "no difference"
+    return f"{seen} would have been found with {100 * POWER:.0f} % power"
 
 
 def p_text(value: float) -> str:

@@ -16,6 +16,7 @@ class Difference:
 
     over_seeds: OverSeeds
     p_corrected: float  # by Holm, for all arms that are compared with the same
+    smallest: float  # that would have been found among so many
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ def corrected(differences: dict[str, OverSeeds]) -> dict[str, Difference]:
     """Differences of a table, whose p-values may then be read together; those of one seed have none."""
     testable = [name for name, own in differences.items() if own.n > 1]
     p_values = dict(zip(testable, holm([differences[name].p_value for name in testable]), strict=True))
-    return {name: Difference(own, p_values.get(name, float("nan"))) for name, own in differences.items()}
+    return {
+        name: Difference(own, p_values.get(name, float("nan")), own.smallest(max(1, len(testable))))
+        for name, own in differences.items()
+    }
 
 
 def forgotten(config: StudyJob, outcomes: Sequence[Outcome]) -> OverSeeds | None:
@@ -98,15 +102,32 @@ def forgotten(config: StudyJob, outcomes: Sequence[Outcome]) -> OverSeeds | None
 def speeds(config: StudyJob, outcomes: Sequence[Outcome]) -> dict[str, OverSeeds]:
     """Completions/s of every arm as a multiple of the reference's."""
     reference = config.study.reference
-    found = {arm: speed_ratio(outcomes, arm, reference) for arm in config.study.arms if arm != reference}
-    return {arm: ratio for arm, ratio in found.items() if ratio}
+    found = {arm: speed_ratios(config, outcomes, arm, reference) for arm in config.study.arms if arm != reference}
+    return {arm: typical_ratio(ratios) for arm, ratios in found.items() if ratios}
 
 
-def speed_ratio(outcomes: Sequence[Outcome], arm: str, reference: str) -> OverSeeds | None:
-    """Completions/s of an arm as a multiple of another's: the geometric mean of ratios, seed by seed."""
-    rates = {(own.arm, own.seed): own.figures["completions_per_second"] for own in outcomes if own.figures}
-    seeds = [seed for name, seed in rates if name == arm and (reference, seed) in rates]
-    if not seeds:
-        return None
-    ratio = over_seeds([log(rates[arm, seed] / rates[reference, seed]) for seed in seeds])
-    return replace(ratio, mean=exp(ratio.mean), low=exp(ratio.low), high=exp(ratio.high))
+def speed_ratios(config: StudyJob, outcomes: Sequence[Outcome], arm: str, reference: str) -> list[float]:
+    """Completions/s of an arm's last stage as a multiple of another's, seed by seed."""
+    rates = {(own.arm, own.seed): _last_rate(config, outcomes, own) for own in outcomes if own.figures}
+    return [
+        rate / rates[reference, seed]
+        for (name, seed), rate in rates.items()
+        if (reference, seed) in rates and name == arm
+    ]
+
+
+def typical_ratio(ratios: Sequence[float]) -> OverSeeds:
+    """Their geometric mean, with the interval of their logarithms."""
+    found = over_seeds([log(ratio) for ratio in ratios])
+    return replace(found, mean=exp(found.mean), low=exp(found.low), high=exp(found.high))
+
+
+def _last_rate(config: StudyJob, outcomes: Sequence[Outcome], own: Outcome) -> float:
+    """Completions/s of the last stage alone, where the stages before it are an arm too, of which it shares the runs."""
+    before = config.study.arms[own.arm][:-1]
+    for other in outcomes:
+        trained = other.seed == own.seed and config.study.arms[other.arm] == before
+        if before and trained and other.runs[: len(before)] == own.runs[: len(before)]:
+            completions, seconds = (own.figures[key] - other.figures[key] for key in ("completions", "train_seconds"))
+            return completions / seconds
+    return own.figures["completions_per_second"]
