@@ -175,7 +175,7 @@ def test_every_link_leads_to_a_place_in_the_page_to_a_file_or_to_a_run(root, con
     page = (root / "reports/report.html").read_text()
     links = set(re.findall(r'<a href="([^"]*)"', page))
     places = {link for link in links if link.startswith("#")}
-    assert places >= {"#models", "#study-progressive", "#completions", "#provenance"}
+    assert places >= {"#variants", "#study-feasibility", "#study-progressive", "#completions", "#provenance"}
     assert all(f' id="{place[1:]}"' in page for place in places)
     runs = {link for link in links if link.startswith("http")}
     assert runs == {"http://ui/train-good", "http://ui/train-bad"}

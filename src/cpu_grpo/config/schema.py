@@ -280,10 +280,14 @@ class Axis:
 
 @dataclass
 class Published:
-    """What others have reported of arms of the same names, by how many problems they solved."""
+    """What others have reported of arms of the same names."""
 
+    of: str = option("", "who, of which model and on what machine")
     problems: int = option(0, "how many problems each was evaluated on; 0: nothing was reported", low=0)
     right: dict[str, int] = field(default_factory=dict)  # by arm: how many of them were solved
+    completions_per_second: dict[str, float] = field(default_factory=dict)  # by arm
+    wall_seconds: dict[str, float] = field(default_factory=dict)  # by arm
+    cpu_use: dict[str, float] = field(default_factory=dict)  # by arm: share of the cores' time
 
 
 @dataclass

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import jinja2
 
+from cpu_grpo.config.compose import compose_study
 from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.files import write_json, write_text
+from cpu_grpo.report.feasibility import feasibility
 from cpu_grpo.report.findings import Example, Row, accuracy_figures, best, compare, examples, metrics
 from cpu_grpo.report.plots import Plot, accuracy_svg, reward_svg, spread_svg, throughput_svg
 from cpu_grpo.report.provenance import provenance_table
@@ -33,6 +35,7 @@ from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
 from cpu_grpo.statistics import RESAMPLES
 
 ACCURACY = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
+PUBLISHED = "recipes"  # the study whose arms have figures of the published recipes
 COSTS = ("updates", "completions_per_second", "tokens_per_second", "peak_rss_bytes", "cpu_use", "wall_seconds")
 
 
@@ -48,6 +51,7 @@ class Page:
     plan: Table
     evaluation_plan: Table
     plots: list[Plot]
+    feasibility: Section
     studies: list[Section]
     examples: list[Example]
     examples_text: str
@@ -89,6 +93,7 @@ def make_page(
         plan=plan_table(rows),
         evaluation_plan=evaluation_plan_table(rows),
         plots=_plots(rows, results),
+        feasibility=feasibility(rows, compose_study(PUBLISHED, "full").study.published),
         studies=studies,
         examples=chosen,
         examples_text=_examples_text(rows, counts),
@@ -162,11 +167,11 @@ def to_html(page: Page) -> str:
 
 def to_markdown(page: Page) -> str:
     parts = [f"# {markdown_inline(page.title)}", markdown_inline(" ".join(page.summary))]
-    parts += ["## Models", _table(page.variants), "## Accuracy by difficulty", _table(page.difficulty)]
+    parts += ["## Variants", _table(page.variants), "## Accuracy by difficulty", _table(page.difficulty)]
     parts += ["## Sampled answers", _table(page.sampled)] if page.sampled.rows else []
     parts += ["## Plots"]
     parts += [_picture(plot) for plot in page.plots]
-    parts += [part for study in page.studies for part in _study(study)]
+    parts += [part for study in (page.feasibility, *page.studies) for part in _study(study)]
     parts += ["## Completions before and after", markdown_inline(page.examples_text)]
     parts += [_example(example) for example in page.examples]
     plans = [_table(table) for table in (page.plan, page.evaluation_plan) if table.rows]
@@ -182,7 +187,7 @@ def _picture(plot: Plot) -> str:
 
 def _study(study: Section) -> list[str]:
     answers = "\n".join(f"- {markdown_inline(answer)}" for answer in study.answers)
-    parts = [f"## {markdown_inline(study.question)}", answers]
+    parts = [f"## {markdown_inline(study.heading)}", answers]
     if study.table.rows:
         parts += [*(_picture(plot) for plot in study.plots), _table(study.table)]
     return [*parts, markdown_inline(study.method)]

@@ -1,4 +1,4 @@
-"""What the report says of a study, and where it comes from."""
+"""What the report says of a question, and where it comes from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,15 +13,20 @@ from cpu_grpo.study.outcomes import Outcome, outcome_file
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of a study."""
+    """What the report says of a question."""
 
-    name: str
+    name: str  # the study's, if one answers it
     question: str
     answers: list[str]
     table: Table
     plots: list[Plot]
     method: str
     sources: Table = field(default_factory=lambda: Table("", [], []))
+
+    @property
+    def heading(self) -> str:
+        """The name leads: readers look for it."""
+        return f"{self.name.replace('_', ' ').capitalize()}: {self.question[0].lower()}{self.question[1:]}"
 
 
 def notices(config: StudyJob, outcomes: list[Outcome]) -> list[str]:

@@ -1,0 +1,106 @@
+"""Whether GRPO is practical on this machine: what the trainings took, beside what was published of the same recipes."""
+
+from collections.abc import Iterable, Mapping
+
+from cpu_grpo.config.schema import Published
+from cpu_grpo.report.findings import Row
+from cpu_grpo.report.results import Training
+from cpu_grpo.report.section import Section
+from cpu_grpo.report.tables import Cell, Table
+from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number
+
+HOUR = 3600
+
+
+def feasibility(rows: list[Row], published: Published) -> Section:
+    """Of the pipeline's trainings.
+
+    Args:
+        published: what was reported, by the names of the published arms: `published_` before the recipe's.
+    """
+    trained = [row for row in rows if row.training]
+    trainings = [row.training for row in trained if row.training]
+    return Section(
+        name="feasibility",
+        question="Is GRPO practical on this machine?",
+        answers=[*_gains(trained), *_speed(trainings), *_memory(trainings), *_use(trainings, published)]
+        if trained
+        else ["Not run: no training has results."],
+        table=_table(trainings, published),
+        plots=[],
+        method="Every figure is of one training run, from its first update to its last; wall time has loading and "
+        f"saving besides. As published: {published.of}, by recipes of the same names whose values differ from ours.",
+    )
+
+
+def _gains(trained: list[Row]) -> list[str]:
+    """How long it took to be sure of a gain."""
+    compared = [row for row in trained if row.gain and row.p_corrected is not None]
+    gained = [row for row in compared if row.gain.difference > 0 and row.p_corrected < 0.05]
+    if not compared:
+        return []
+    told = (
+        f"{len(gained)} of {count(len(compared), 'trained model')} gained by more than chance after Holm's correction"
+    )
+    known = [row for row in gained if row.training and row.training.wall_seconds]
+    if not known:
+        return [f"{told}."]
+    first = min(known, key=lambda row: row.training.wall_seconds)
+    return [f"{told}; {first.name} took the least time, {duration(first.training.wall_seconds)} of training."]
+
+
+def _speed(trainings: list[Training]) -> list[str]:
+    known = [own for own in trainings if own.completions_per_second]
+    if not known:
+        return []
+    slow, fast = (chosen(known, key=lambda own: own.completions_per_second) for chosen in (min, max))
+    told = [f"{own.completions_per_second * HOUR:,.0f} completions by {own.variant}" for own in (slow, fast)]
+    return [f"An hour is worth {told[0]}, the slowest, and {told[1]}, the fastest."]
+
+
+def _memory(trainings: list[Training]) -> list[str]:
+    most = max((own.peak_rss_bytes or 0 for own in trainings), default=0)
+    return [f"Every training had room in {gigabytes(most)} of memory, its libraries included."] if most else []
+
+
+def _use(trainings: list[Training], published: Published) -> list[str]:
+    known = [own.cpu_use for own in trainings if own.cpu_use is not None]
+    if not known:
+        return []
+    reported = f"; as published, {_range(published.cpu_use.values())}" if published.cpu_use else ""
+    return [f"Training kept the cores busy {_range(known)} of the time{reported}."]
+
+
+def _range(shares: Iterable[float]) -> str:
+    found = sorted(shares)
+    return f"{100 * found[0]:.0f} to {100 * found[-1]:.0f} %"
+
+
+def _table(trainings: list[Training], published: Published) -> Table:
+    header = ["Recipe", "completions/s", "as published", "An update", "Updates an hour", "Peak memory"]
+    header += ["CPU use", "as published", "Wall time", "as published"]
+    body: list[list[Cell]] = []
+    for own in trainings:
+        seconds = own.update_seconds
+        texts = [
+            number(own.completions_per_second, 2),
+            number(_reported(published.completions_per_second, own), 3),
+            duration(seconds),
+            number(HOUR / seconds, 0) if seconds else NOTHING,
+            gigabytes(own.peak_rss_bytes),
+            _share(own.cpu_use),
+            _share(_reported(published.cpu_use, own)),
+            duration(own.wall_seconds),
+            duration(_reported(published.wall_seconds, own)),
+        ]
+        body.append([(own.variant,), *((text,) for text in texts)])
+    caption = "What each recipe takes here, and what was published of its namesake. An update is the median one."
+    return Table(caption, header, body)
+
+
+def _reported(values: Mapping[str, float], training: Training) -> float | None:
+    return values.get(f"published_{training.variant}")
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.0f} %"
