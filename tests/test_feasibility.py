@@ -38,7 +38,7 @@ def test_what_an_hour_brings_and_what_it_takes_is_told(rows):
     found = feasibility(rows, compose_study("recipes", "full").study.published)
     assert found.answers == [
         "1 of 2 trained models gained by more than chance after Holm's correction; ultra_fast took the least time, "
-        "10.0 min of training.",
+        "10.0 min of training with what it starts from.",
         "An hour is worth 1,800 completions by own, the slowest, and 7,200 completions by ultra_fast, the fastest.",
         "Every training had room in 5.00 GB of memory, its libraries included.",
         "Training kept the cores busy 80 to 96 % of the time; as published, 15 to 91 %.",
@@ -52,6 +52,17 @@ def test_each_recipe_stands_beside_its_published_namesake(rows):
         "ultra_fast", "2.00", "0.047", "30.0 s", "120", "4.00 GB", "96 %", "19 %", "10.0 min", "6.1 min"
     )  # fmt: skip
     assert [cells[1][place] for place in (2, 7, 9)] == [NOTHING] * 3  # nobody has published "own"
+
+
+def test_a_stage_costs_what_the_stages_before_it_cost_too(rows):
+    later = row(replace(TRAINING, variant="stage2", init_from="stage1", wall_seconds=100.0), 12, 0.001)
+    first = row(replace(TRAINING, variant="stage1", init_from="base", wall_seconds=550.0), 1, 1.0)
+    (told, *_) = feasibility([*rows, first, later], Published()).answers
+    assert "; ultra_fast took the least time, 10.0 min" in told  # 650 s by way of stage 1
+    (told, *_) = feasibility(
+        [*rows, replace(first, training=replace(first.training, wall_seconds=450.0)), later], Published()
+    ).answers
+    assert "; stage2 took the least time, 9.2 min" in told
 
 
 def test_a_loss_is_no_gain_however_sure(rows):

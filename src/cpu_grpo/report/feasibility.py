@@ -42,11 +42,18 @@ def _gains(trained: list[Row]) -> list[str]:
     told = (
         f"{len(gained)} of {count(len(compared), 'trained model')} gained by more than chance after Holm's correction"
     )
-    known = [row for row in gained if row.training and row.training.wall_seconds]
-    if not known:
+    trainings = {row.name: row.training for row in trained if row.training}
+    seconds = {row.name: _with_those_before(row.name, trainings) for row in gained}
+    if not seconds:
         return [f"{told}."]
-    first = min(known, key=lambda row: row.training.wall_seconds)
-    return [f"{told}; {first.name} took the least time, {duration(first.training.wall_seconds)} of training."]
+    first = min(seconds, key=lambda name: seconds[name])
+    return [f"{told}; {first} took the least time, {duration(seconds[first])} of training with what it starts from."]
+
+
+def _with_those_before(name: str, trainings: Mapping[str, Training]) -> float:
+    """Seconds of a model's training and of those that it goes on from."""
+    own = trainings.get(name)
+    return (own.wall_seconds or 0) + _with_those_before(own.init_from or "", trainings) if own else 0.0
 
 
 def _speed(trainings: list[Training]) -> list[str]:

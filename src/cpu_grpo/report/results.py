@@ -20,6 +20,7 @@ class Training:
     """results/train/<variant>.json, and the course of its figures over the updates from the CSV beside it."""
 
     variant: str
+    init_from: str | None = None
     updates: int | None = None
     completions: int | None = None
     tokens: int | None = None
