@@ -10,7 +10,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from cpu_grpo.config.compose import compose_pipeline, compose_study, load_params, one_variant, typed
+from cpu_grpo.config.compose import compose_pipeline, compose_study, launch, load_params, one_variant, typed
 from cpu_grpo.config.schema import Model, Pipeline, Task, Train, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.tasks.answers import strict
@@ -268,3 +268,17 @@ def test_an_unknown_variant_of_a_params_file_is_one_line(tmp_path):
     line = run_train(tmp_path, "--params", str(ROOT / "params.yaml"), "--variant", "ultrafast")
     assert "ultrafast" in line
     assert "ultra_fast" in line
+
+
+@pytest.mark.parametrize("keys", [["variant=extreme_fast"], ["-m", "variant=extreme_fast,ultra_fast"]])
+def test_ctrl_c_is_one_line_and_stops_the_sweep_too(keys, tmp_path, monkeypatch, capsys):
+    def train(config, root, pipeline_id):
+        raise KeyboardInterrupt
+
+    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]  # which would outlive this test
+    monkeypatch.setattr(sys, "argv", ["train.py", *keys, *quiet])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        launch(train, "train")
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped: what was finished is kept\n"

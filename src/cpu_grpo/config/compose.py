@@ -28,6 +28,7 @@ CONF = Path(__file__).parents[3] / "conf"
 SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
 SHARED_KEYS = tuple(Shared.__dataclass_fields__)
 Stage = Callable[[Any, Path, str], None]
+STOPPED = 130  # the shell's exit code of what Ctrl-C ended
 
 
 def typed(composed: DictConfig, schema: type) -> Any:
@@ -115,12 +116,15 @@ def launch(stage: Stage, config_name: str = "config") -> None:
 
 
 class sentences:
-    """A context that words the user's mistakes in one line with exit code 1, and leaves our bugs their traceback."""
+    """A context that words the user's mistakes, and their Ctrl-C, in one line, and leaves our bugs their traceback."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            print("stopped: what was finished is kept", file=sys.stderr)
+            raise SystemExit(STOPPED) from None
         message = None
         if isinstance(error, HydraException | OmegaConfBaseException):
             message = explain(error.__cause__) if error.__cause__ else None
