@@ -141,6 +141,7 @@ def _set_environment() -> None:
     defaults = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        defaults |= {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # TRL's and transformers' notices to each other about names that will change.

@@ -119,11 +119,11 @@ def _plots(rows: list[Row], results: Results) -> list[Plot]:
             "Accuracy on held-out problems, with 95 % intervals; dashed: the base model.",
             accuracy_svg(rows),
         ),
+        Plot("throughput", "Throughput in training.", throughput_svg(rows)),
         Plot(
             "reward", "Mean reward of each update's completions; each recipe has its own scale.", reward_svg(trainings)
         ),
         Plot("spread", "Spread of rewards, and the share of groups that have none.", spread_svg(trainings)),
-        Plot("throughput", "Throughput in training.", throughput_svg(rows)),
     ]
 
 

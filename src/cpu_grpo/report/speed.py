@@ -60,7 +60,7 @@ def _table(config: StudyJob, outcomes: list[Outcome], found: dict[str, OverSeeds
             costs = [number(means["completions_per_second"], 2), number(means["tokens_per_second"])]
             costs += [percent(means["cpu_use"]), gigabytes(means["peak_rss_bytes"])]
             body.append([(arm,), _ratio(found.get(arm)), *((text,) for text in costs)])
-    return Table("Means over runs; CPU use is of the cores that the arm may use.", header, body)
+    return Table("Means over runs; CPU use is of all cores, however few threads an arm has.", header, body)
 
 
 def _ratio(found: OverSeeds | None) -> Cell:

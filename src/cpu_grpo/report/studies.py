@@ -6,6 +6,8 @@ from itertools import pairwise
 from math import isnan
 from pathlib import Path
 
+import numpy as np
+
 from cpu_grpo.config.compose import compose_study, study_names
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.report.growth import growth_section
@@ -195,4 +197,5 @@ def _costs(arm: Arm) -> list[str]:
 def _place(arm: Arm, outcomes: list[Outcome]) -> Place:
     own = arm.accuracy["test"]
     single = [100 * outcome.marks["test"].accuracy for outcome in outcomes if outcome.arm == arm.name]
-    return Place(arm.name, single, 100 * own.mean, 100 * own.low, 100 * own.high)
+    low, high = (100 * float(np.clip(end, 0, 1)) for end in (own.low, own.high))  # NaN, of one seed, stays NaN
+    return Place(arm.name, single, 100 * own.mean, low, high)
