@@ -135,6 +135,14 @@ def test_training_problems_are_evaluated_as_far_as_they_were_trained_on(config, 
     assert limits == [f"evaluation.limit={n}" for n in (3, 0, 0, 0)]
 
 
+def test_a_stage_that_was_killed_is_told_as_such(config, workspace, monkeypatch):
+    """Nothing of its own says so."""
+    monkeypatch.setattr(jobs, "PIPELINES", workspace)
+    (workspace / "train.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with pytest.raises(UserError, match="short with seed 1 was killed in train"):
+        jobs.run_job(replace(config, arm="short"), workspace / "out")
+
+
 def test_a_failing_stage_stops_the_study_in_a_sentence(config, workspace, monkeypatch):
     monkeypatch.setattr(jobs, "PIPELINES", workspace)  # where there is no train.py
     with pytest.raises(UserError, match="short with seed 1 failed in train"):

@@ -31,6 +31,7 @@ from cpu_grpo.tracking import git_commit
 from cpu_grpo.workspace import Layout
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
+KILLED = (-9, 128 + 9)  # by SIGKILL, without a word; the latter from a shell
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 SUMS = ("updates", "completions", "tokens", "wall_seconds", "train_seconds")  # of a job's stages together
 MEANS = ("no_spread_share", "clipped_share", "grad_norm", "cpu_use", "update_seconds")  # over a job's updates
@@ -141,7 +142,13 @@ def _run(config: StudyJob, stage: str, keys: list[str], directory: Path) -> None
     variables = dict(key.split("=", 1) for key in keys if VARIABLE.match(key))
     keys = [key for key in keys if not VARIABLE.match(key)]
     command = [sys.executable, str(PIPELINES / f"{stage}.py"), *keys, f"hydra.run.dir={directory.as_posix()}"]
-    if subprocess.run(command, check=False, env=os.environ | variables).returncode:
+    code = subprocess.run(command, check=False, env=os.environ | variables).returncode
+    if code in KILLED:
+        raise UserError(
+            f"{config.arm} with seed {config.seed} was killed in {stage}, as systems do where memory runs out: free "
+            "some and repeat; what was finished is kept."
+        )
+    if code:
         raise UserError(f"{config.arm} with seed {config.seed} failed in {stage}, as said above: mend it and repeat.")
 
 
