@@ -1,6 +1,7 @@
 # Every target works from a fresh clone: it makes .venv and installs the pinned dependencies first.
 PYTHON ?= python3
 BUDGET ?= quick
+RESULTS ?= results/studies
 ifeq ($(OS),Windows_NT)
 BIN := $(CURDIR)/.venv/Scripts
 else
@@ -21,8 +22,8 @@ repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
 
 study: $(READY) ## answer a question by many runs: make study NAME=progressive BUDGET=quick; repeated, it goes on
 	@test -n "$(NAME)" || { echo "Say which study: make study NAME=progressive; conf/study/ has them all."; exit 1; }
-	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET)
-	"$(BIN)/python" pipelines/report.py hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
+	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS)
+	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
 
 test: $(READY) ## run the tests
 	"$(BIN)/python" -m pytest

@@ -89,7 +89,7 @@ def test_each_figure_leads_to_its_files_and_runs(whole):
     config = compose_study("progressive", "full")
     outcome = Outcome("progressive", "full", "mix", 1, "job", "c", "a CPU", 1.0, {"test": MARKS}, FIGURES, ["ab" * 16])
     write_outcome(whole / outcome_file(config, "mix", 1), outcome)
-    table = section(whole, "progressive", lambda run: f"http://ui/{run}").sources
+    table = section(whole, "progressive", address=lambda run: f"http://ui/{run}").sources
     _, files, runs = next(row for row in table.rows if row[0] == ("mix",))
     assert [(file.text, (whole / "reports" / file.href).resolve().is_file()) for file in files] == [
         (f"seed {seed}", True) for seed in range(1, 6)
@@ -103,6 +103,17 @@ def test_a_half_run_study_says_so(whole):
         (whole / "results/studies/progressive/full" / f"mix-{seed}.json").unlink()
     found = section(whole, "progressive")
     assert found.answers[0] == "23 of 25 jobs are done; the others are not run yet."
+
+
+def test_outcomes_may_be_kept_and_looked_for_elsewhere(whole):
+    """As by someone who runs a study again whose outcomes came with the project."""
+    (whole / "mine").mkdir()
+    (whole / "results/studies/progressive").rename(whole / "mine/progressive")
+    assert section(whole, "progressive").table.rows == []
+    found = section(whole, "progressive", "mine")
+    assert len(found.table.rows) == 5 and "mine/progressive/full" in found.method
+    (_, files, _), *_ = found.sources.rows
+    assert (whole / "reports" / files[0].href).resolve().is_file()
 
 
 def test_a_quick_run_is_no_result(tmp_path):

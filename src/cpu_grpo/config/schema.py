@@ -251,6 +251,7 @@ class Pipeline(Shared):
     """conf/config.yaml, and so params.yaml: the whole DVC pipeline."""
 
     variants: dict[str, Variant] = field(default_factory=dict)
+    studies: str = option("results/studies", "where the report looks for studies' outcomes")
 
 
 @dataclass

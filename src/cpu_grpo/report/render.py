@@ -68,7 +68,7 @@ def write_report(root: Path, config: Pipeline, address: Callable[[str], str] = n
     """
     results = read_results(root, config)
     rows = compare(results, config)
-    page = make_page(rows, results, config, sections(root, address), address)
+    page = make_page(rows, results, config, sections(root, config.studies, address), address)
     reports = root / "reports"
     plots = [*page.plots, *(plot for study in page.studies for plot in study.plots)]
     texts = {f"plots/{plot.name}.svg": plot.svg for plot in plots}

@@ -31,21 +31,21 @@ STATISTICS = (
 BUDGETS = ("full", "quick")  # the first that has outcomes is shown
 
 
-def sections(root: Path, address: Callable[[str], str] = nowhere) -> list[Section]:
+def sections(root: Path, results: str = StudyJob.results, address: Callable[[str], str] = nowhere) -> list[Section]:
     """Of every study in conf/study, run or not.
 
     Args:
+        results: where outcomes are, below `root`.
         address: of an MLflow run, by its id; empty where it is not known.
     """
-    return [section(root, name, address) for name in study_names()]
+    return [section(root, name, results, address) for name in study_names()]
 
 
-def section(root: Path, name: str, address: Callable[[str], str] = nowhere) -> Section:
-    """Of one study, from the outcomes below `root`."""
-    results = root / StudyJob().results
-    budget = next((own for own in BUDGETS if (results / name / own).is_dir()), BUDGETS[0])
-    config = compose_study(name, budget)
-    if outcomes := read_outcomes(replace(config, results=str(results))):
+def section(root: Path, name: str, results: str = StudyJob.results, address: Callable[[str], str] = nowhere) -> Section:
+    """Of one study; arguments are those of `sections`."""
+    budget = next((own for own in BUDGETS if (root / results / name / own).is_dir()), BUDGETS[0])
+    config = replace(compose_study(name, budget), results=results)
+    if outcomes := read_outcomes(replace(config, results=str(root / results))):
         return replace(_kind(config)(config, outcomes), sources=sources_table(config, outcomes, address))
     how = f"Not run yet: `make study NAME={name} BUDGET=full` does."
     return Section(name, config.study.question, [how], Table("", [], []), [], config.study.method)
