@@ -20,6 +20,7 @@ from rollouts import (
     agrees,
     complete,
     decoded_rows,
+    differences,
     naive,
     prefilled,
     random_prompts,
@@ -178,6 +179,21 @@ def test_a_large_batch_waits_until_a_quarter_of_its_rows_is_free(tiny_model, mon
     # 1 of 8 rows is free after the first step and 2 after the fourth; the newcomer stays for 2 steps.
     assert rows == [8, 7, 7, 7, 6, 7, 7, 6]
     assert [len(lot) for lot in lots] == [8, 1]
+
+
+def test_prompts_that_nobody_continues_are_not_kept(vector_model, kernels, monkeypatch):
+    """Of every four prompts one has a long completion, which would keep all that were prefilled with it."""
+    requests = [Request(prompt) for prompt in random_prompts(*range(8, 24))]
+    script(monkeypatch, requests, [3, 24, 2, 4] * 4)
+    steps = []  # how many rows each had, and how many prompts were kept for them
+
+    def note(model, ids, positions, lengths, cache, blocks, level):
+        steps.append((len(ids), sum(len(block.lengths) for block in blocks)))
+
+    spy(monkeypatch, rollout, "decode", note)
+    far = differences(vector_model, requests, complete(vector_model, requests, rows=7))
+    assert far.abs().max() < 1e-4
+    assert all(kept < 2 * rows for rows, kept in steps)
 
 
 def test_a_prompt_is_prefilled_once_for_its_group(tiny_model, monkeypatch):

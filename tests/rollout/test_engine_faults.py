@@ -109,3 +109,11 @@ def test_another_groups_prompt_would_be_noticed(vector_model, kernels, monkeypat
 
     monkeypatch.setattr(cache.PromptBlock, "seat", next_one)
     assert not agrees(vector_model)
+
+
+def test_keeping_another_prompt_of_a_block_would_be_noticed(vector_model, kernels, monkeypatch):
+    right = cache.PromptBlock.only
+    monkeypatch.setattr(
+        cache.PromptBlock, "only", lambda self, kept: right(self, [(kept[0] + 1) % len(self.lengths), *kept[1:]])
+    )
+    assert not agrees(vector_model)

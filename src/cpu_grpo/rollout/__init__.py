@@ -148,10 +148,20 @@ class _Run:
             seat.level += rise
 
     def _seat(self) -> None:
-        """Tells the prompt blocks who continues them, and drops those that nobody does."""
+        """Tells the prompt blocks who continues them, and drops prompts that nobody does.
+
+        Of a block only once half of its prompts are left, so that each is copied about once: a few long completions
+        would keep all prompts that began with theirs.
+        """
         for number, block in list(self.blocks.items()):
             rows = seating(self.seats, number, block.keys.size(1))
-            if any(rows):
-                block.seat(rows)
-            else:
+            kept = [group for group, seated in enumerate(rows) if seated]
+            if not kept:
                 del self.blocks[number]
+                continue
+            if 2 * len(kept) <= len(rows):
+                self.blocks[number] = block = block.only(kept)
+                for seat in (seat for seat in self.seats if seat.block == number):
+                    seat.group = kept.index(seat.group)
+                rows = [rows[group] for group in kept]
+            block.seat(rows)

@@ -46,6 +46,10 @@ class PromptBlock:
         hidden = torch.zeros(past.shape, dtype=keys[0].dtype).masked_fill_(past, float("-inf"))
         return PromptBlock(stored_keys, stored_values, lengths, hidden[:, None])
 
+    def only(self, kept: list[int]) -> "PromptBlock":
+        """These of the g prompts, in memory of their own; nobody is seated yet."""
+        return PromptBlock(self.keys[:, kept], self.values[:, kept], self.lengths[kept], self.hidden[kept])
+
     def seat(self, rows_of: list[list[int]]) -> None:
         """Says which rows continue each of the g prompts."""
         most = max(1, max(map(len, rows_of)))
