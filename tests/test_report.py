@@ -138,7 +138,7 @@ def test_the_summary_says_who_gained_and_who_lost(root, config):
     text = (root / "reports/report.md").read_text()
     assert "tiny was trained with GRPO by 2 recipes on up to 77 problems of sums" in text
     assert "good gained most: +25.0 points" in text
-    assert "1 of 2 trained models has a gain whose interval excludes zero." in text
+    assert "1 of 2 trained models has a gain whose interval excludes zero; 1 by more than chance after Holm's" in text
     assert "Worse than the base, by an interval that excludes zero: bad." in text
     assert "Training took 2.0 min in all for 192 completions, with at most 1.50 GB of memory." in text
 
