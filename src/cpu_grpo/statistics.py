@@ -38,7 +38,7 @@ class Paired:
     def smallest(self, comparisons: int = 1) -> float:
         """The smallest difference that so many problems would have shown, among so many comparisons."""
         deviation = max(0.0, (self.gained + self.lost) / self.n - self.difference**2) ** 0.5
-        return smallest_difference(deviation, self.n, 1 - (1 - self.level) / comparisons)
+        return smallest_difference(deviation, self.n, self.level, comparisons)
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,8 @@ class OverSeeds:
     level: float
 
     def smallest(self, comparisons: int = 1) -> float:
-        """The smallest difference that so many runs would have shown, among so many comparisons.
-
-        Holm's correction asks the most of the first, which this is: Bonferroni's share of the level.
-        """
-        return smallest_difference(self.deviation, self.n, 1 - (1 - self.level) / comparisons)
+        """The smallest difference that so many runs would have shown, among so many comparisons."""
+        return smallest_difference(self.deviation, self.n, self.level, comparisons)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -131,11 +128,12 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
     return OverSeeds(n, mean, mean - half, mean + half, p_value, deviation, level)
 
 
-def smallest_difference(deviation: float, n: int, level: float = 0.95, power: float = POWER) -> float:
-    """The smallest true difference that a two-sided paired t-test of `n` would find with this power.
+def smallest_difference(deviation: float, n: int, level: float = 0.95, comparisons: int = 1) -> float:
+    """The smallest true difference that a two-sided paired t-test of `n` would find with 80 % power.
 
     Args:
         deviation: standard deviation of one pair's difference.
+        comparisons: that Holm's correction is over; it asks the most of the first, Bonferroni's share of the level.
     """
     if n < 2:
         return inf
@@ -145,10 +143,11 @@ def smallest_difference(deviation: float, n: int, level: float = 0.95, power: fl
     # the test's power is the normal's, averaged over what may be estimated for the deviation, by equal quantiles of it.
     quantiles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     estimates = np.sqrt(chi2.ppf(quantiles, n - 1) / (n - 1))
-    bounds = t.ppf((1 + level) / 2, n - 1) * estimates  # of the mean's distance from zero, in its standard errors
+    critical = t.ppf(1 - (1 - level) / comparisons / 2, n - 1)
+    bounds = critical * estimates  # of the mean's distance from zero, in its standard errors
 
     def lacking(distance: float) -> float:
-        return power - float(np.mean(norm.sf(bounds - distance) + norm.cdf(-bounds - distance)))
+        return POWER - float(np.mean(norm.sf(bounds - distance) + norm.cdf(-bounds - distance)))
 
     return float(brentq(lacking, 0, bounds[-1] + 10)) * deviation / n**0.5
 

@@ -6,6 +6,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+OUTCOMES = "results/studies"  # where studies keep theirs, and the report looks for them
+
 
 def option(
     default: Any,
@@ -251,7 +253,7 @@ class Pipeline(Shared):
     """conf/config.yaml, and so params.yaml: the whole DVC pipeline."""
 
     variants: dict[str, Variant] = field(default_factory=dict)
-    studies: str = option("results/studies", "where the report looks for studies' outcomes")
+    studies: str = option(OUTCOMES, "where the report looks for studies' outcomes")
 
 
 @dataclass
@@ -341,7 +343,7 @@ class StudyJob:
     budget: Budget = field(default_factory=Budget)
     arm: str = option("", "which of the study's arms")
     seed: int = option(1, "of problems, training and evaluation", low=0, high=2**31 - 1)
-    results: str = option("results/studies", "where outcomes are kept; what is there is not run again")
+    results: str = option(OUTCOMES, "where outcomes are kept; what is there is not run again")
     also: str = option("", "further keys of conf/shared.yaml for every training and evaluation, such as a model's")
 
 

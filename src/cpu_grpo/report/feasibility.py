@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from cpu_grpo.config.schema import Published
-from cpu_grpo.report.findings import Row
+from cpu_grpo.report.findings import Row, surely_better
 from cpu_grpo.report.results import Training
 from cpu_grpo.report.section import Section
 from cpu_grpo.report.tables import Cell, Table
-from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number
+from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, whole_percent
 
 HOUR = 3600
 
@@ -35,8 +35,7 @@ def feasibility(rows: list[Row], published: Published) -> Section:
 
 def _gains(trained: list[Row]) -> list[str]:
     """How long it took to be sure of a gain."""
-    compared = [row for row in trained if row.gain and row.p_corrected is not None]
-    gained = [row for row in compared if row.gain.difference > 0 and row.p_corrected < 0.05]
+    compared, gained = [row for row in trained if row.gain], surely_better(trained)
     if not compared:
         return []
     told = (
@@ -80,7 +79,7 @@ def _use(trainings: list[Training], published: Published) -> list[str]:
 
 def _range(shares: Iterable[float]) -> str:
     found = sorted(shares)
-    return f"{100 * found[0]:.0f} to {100 * found[-1]:.0f} %"
+    return f"{100 * found[0]:.0f} to {whole_percent(found[-1])}"
 
 
 def _table(trainings: list[Training], published: Published) -> Table:
@@ -95,8 +94,8 @@ def _table(trainings: list[Training], published: Published) -> Table:
             duration(seconds),
             number(HOUR / seconds, 0) if seconds else NOTHING,
             gigabytes(own.peak_rss_bytes),
-            _share(own.cpu_use),
-            _share(_reported(published.cpu_use, own)),
+            whole_percent(own.cpu_use),
+            whole_percent(_reported(published.cpu_use, own)),
             duration(own.wall_seconds),
             duration(_reported(published.wall_seconds, own)),
         ]
@@ -107,7 +106,3 @@ def _table(trainings: list[Training], published: Published) -> Table:
 
 def _reported(values: Mapping[str, float], training: Training) -> float | None:
     return values.get(f"published_{training.variant}")
-
-
-def _share(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.0f} %"

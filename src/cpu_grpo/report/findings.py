@@ -77,6 +77,12 @@ def better(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.gain and row.gain.low > 0]
 
 
+def surely_better(rows: list[Row]) -> list[Row]:
+    """The models whose gain is more than chance after Holm's correction."""
+    compared = [row for row in rows if row.gain and row.p_corrected is not None]
+    return [row for row in compared if row.gain.difference > 0 and row.p_corrected < 0.05]
+
+
 def worse(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.gain and row.gain.high < 0]
 

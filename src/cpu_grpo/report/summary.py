@@ -1,7 +1,7 @@
 """The report in a few plain sentences, each made from the numbers."""
 
 from cpu_grpo.config.schema import Pipeline
-from cpu_grpo.report.findings import Row, best, better, worse
+from cpu_grpo.report.findings import Row, best, better, surely_better, worse
 from cpu_grpo.report.results import Results
 from cpu_grpo.report.text import count, duration, gain_text, gigabytes, interval_text, p_text, percent
 
@@ -67,12 +67,11 @@ def _best_sentences(rows: list[Row]) -> list[str]:
     if top.gain.low <= 0 <= top.gain.high:
         sentence += " That interval includes zero, so chance alone may explain it."
     compared = [row for row in rows if row.gain]
-    corrected = [row for row in better(rows) if row.p_corrected is not None and row.p_corrected < 0.05]
     sentences = [
         sentence,
         f"{len(better(rows))} of {count(len(compared), 'trained model')} "
         f"{'has' if len(better(rows)) == 1 else 'have'} a gain whose interval excludes zero; "
-        f"{len(corrected)} by more than chance after Holm's correction.",
+        f"{len(surely_better(rows))} by more than chance after Holm's correction.",
     ]
     names = ", ".join(row.name for row in worse(rows))
     if names:

@@ -17,6 +17,7 @@ from cpu_grpo.report.text import (
     p_text,
     percent,
     points,
+    whole_percent,
 )
 from cpu_grpo.statistics import POWER, wilson
 
@@ -69,7 +70,7 @@ def _accuracy_cells(row: Row) -> list[Cell]:
     if row.gain is None:
         return [*cells, (NOTHING,), (NOTHING,)]
     interval = f"{points(row.gain.low)} to {points(row.gain.high)}"
-    gain = (points(row.gain.difference), interval, f"least {100 * (row.smallest or 0):.1f}")
+    gain = (points(row.gain.difference), interval, f"least {100 * row.smallest:.1f}")
     return [*cells, gain, (p_text(row.p_corrected), f"{row.gain.gained} mended, {row.gain.lost} broken")]
 
 
@@ -86,7 +87,7 @@ def cost_texts(found: Training) -> list[str]:
         number(found.completions_per_second, 2),
         number(found.tokens_per_second),
         gigabytes(found.peak_rss_bytes),
-        NOTHING if found.cpu_use is None else f"{100 * found.cpu_use:.0f} %",
+        whole_percent(found.cpu_use),
         duration(found.load_seconds),
         duration(found.wall_seconds),
     ]

@@ -16,6 +16,10 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f} %"
 
 
+def whole_percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.0f} %"
+
+
 def interval_text(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 

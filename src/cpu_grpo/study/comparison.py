@@ -108,12 +108,11 @@ def speeds(config: StudyJob, outcomes: Sequence[Outcome]) -> dict[str, OverSeeds
 
 def speed_ratios(config: StudyJob, outcomes: Sequence[Outcome], arm: str, reference: str) -> list[float]:
     """Completions/s of an arm's last stage as a multiple of another's, seed by seed."""
-    rates = {(own.arm, own.seed): _last_rate(config, outcomes, own) for own in outcomes if own.figures}
-    return [
-        rate / rates[reference, seed]
-        for (name, seed), rate in rates.items()
-        if (reference, seed) in rates and name == arm
-    ]
+    rates = {
+        name: {own.seed: _last_rate(config, outcomes, own) for own in outcomes if own.arm == name and own.figures}
+        for name in (arm, reference)
+    }
+    return [rate / rates[reference][seed] for seed, rate in rates[arm].items() if seed in rates[reference]]
 
 
 def typical_ratio(ratios: Sequence[float]) -> OverSeeds:
@@ -125,9 +124,11 @@ def typical_ratio(ratios: Sequence[float]) -> OverSeeds:
 def _last_rate(config: StudyJob, outcomes: Sequence[Outcome], own: Outcome) -> float:
     """Completions/s of the last stage alone, where the stages before it are an arm too, of which it shares the runs."""
     before = config.study.arms[own.arm][:-1]
+    if not before:
+        return own.figures["completions_per_second"]
     for other in outcomes:
-        trained = other.seed == own.seed and config.study.arms[other.arm] == before
-        if before and trained and other.runs[: len(before)] == own.runs[: len(before)]:
+        same_stages = other.seed == own.seed and config.study.arms[other.arm] == before
+        if same_stages and other.runs[: len(before)] == own.runs[: len(before)]:
             completions, seconds = (own.figures[key] - other.figures[key] for key in ("completions", "train_seconds"))
             return completions / seconds
     return own.figures["completions_per_second"]
