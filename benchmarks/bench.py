@@ -8,7 +8,7 @@ from pathlib import Path
 from floors import Rates, Work
 from worker import Json, WorkerFailed, interleaved
 
-from cpu_grpo.shape import Shape
+from cpu_grpo.engine.shape import Shape
 
 ENGINES = {
     "135m": "SmolLM2-135M",

@@ -7,7 +7,7 @@ attention, norms, sampling, rounding the weights, Python.
 
 from dataclasses import dataclass
 
-from cpu_grpo.shape import Shape
+from cpu_grpo.engine.shape import Shape
 
 HALF = 2  # bytes of a bf16 weight
 ADAMW = 7 * 4  # bytes a parameter: reads weight, gradient and two moments in fp32, writes all but the gradient

@@ -59,7 +59,7 @@ class Exam:
     """Greedy answers to the held-out problems by our rollout engine, and the clock."""
 
     def __init__(self, model: Any, tokenizer: Any, problems: list[Any], sums: Task, task: Json) -> None:
-        from cpu_grpo.candidate import end_tokens
+        from cpu_grpo.experiment.candidate import end_tokens
 
         self.model, self.tokenizer, self.problems, self.sums = model, tokenizer, problems, sums
         self.accuracy, self.started = task["accuracy"], task["started"]
@@ -74,9 +74,9 @@ class Exam:
 
     def sit(self) -> None:
         """Counts the right answers of the model as it is now."""
-        from cpu_grpo.decoder import decoder
-        from cpu_grpo.prefix import common_prefix
-        from cpu_grpo.rollout import Request, Sampling, generate, packed
+        from cpu_grpo.engine.decoder import decoder
+        from cpu_grpo.engine.prefix import common_prefix
+        from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
         from cpu_grpo.tasks.answers import flexible, same
         from cpu_grpo.tasks.prompts import prompt, prompt_ids
 
@@ -112,7 +112,7 @@ def _trainer(task: Json, model: Any, tokenizer: Any, rows: list[Json], scratch: 
 
     from cpu_grpo import CPUGRPOTrainer
     from cpu_grpo.config.schema import Rewards
-    from cpu_grpo.rewards import reward_functions
+    from cpu_grpo.tasks.rewards import reward_functions
 
     functions, weights = reward_functions(Rewards(correct=1.0))
     return CPUGRPOTrainer(

@@ -13,10 +13,10 @@ from measure_machine import peak
 from worker import Json, serve
 from workloads import load, prompt_ids, prompts, shape, use_all_cores
 
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.learner import Rounded, completion_logps
+from cpu_grpo.engine.learner.packing import pack
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
-from cpu_grpo.learner import Rounded, completion_logps
-from cpu_grpo.learner.packing import pack
 
 
 def measure(task: Json) -> Json:

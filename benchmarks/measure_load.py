@@ -15,11 +15,11 @@ import torch
 from worker import Json, serve
 from workloads import NEVER, use_all_cores
 
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.kernels import native
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
-from cpu_grpo.kernels import native
-from cpu_grpo.models import load_model
-from cpu_grpo.rollout import Request, Sampling, generate, packed
+from cpu_grpo.models.loading import load_model
 
 FEW, MANY = 8, 64  # completions decoded together: with weights where they lie, and with weights laid out
 

@@ -14,9 +14,9 @@ from floors import Work
 from worker import Json, serve
 from workloads import NEVER, SEED, WARM_UP_SEED, load, prompt_ids, prompts, shape, use_all_cores
 
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
-from cpu_grpo.rollout import Request, Sampling, generate, packed
 
 Rollout = Callable[[list[list[int]], int, int], list[list[int]]]  # prompts, completions of each, tokens -> completions
 

@@ -124,9 +124,9 @@ def _trainer(engine: str, model: Any, tokenizer: Any, plan: list[Work], scratch:
 
 def _scheme(engine: str, model: Any) -> dict[str, Any]:
     """What the trainer of a memory scheme is given besides."""
-    from cpu_grpo.lean import Lean
-    from cpu_grpo.lora import adapters
-    from cpu_grpo.trainer import FastOptions
+    from cpu_grpo.engine.schemes.lean import Lean
+    from cpu_grpo.engine.schemes.lora import adapters
+    from cpu_grpo.engine.trainer import FastOptions
 
     if engine == "ours lean":
         optimizer = Lean(model.parameters(), lr=1e-6)
@@ -155,11 +155,11 @@ def _check(log: list[Json], plan: list[Work]) -> None:
 
 def _refresh(model: Any, precision: str, rows: int, times: int = 5) -> Json:
     """Seconds to lay the weights out anew: for the rollout, and for the learner."""
-    from cpu_grpo.decoder import decoder
+    from cpu_grpo.engine.decoder import decoder
+    from cpu_grpo.engine.learner import Rounded
+    from cpu_grpo.engine.learner.forward import MANY
+    from cpu_grpo.engine.rollout import packed
     from cpu_grpo.hardware import DTYPES
-    from cpu_grpo.learner import Rounded
-    from cpu_grpo.learner.forward import MANY
-    from cpu_grpo.rollout import packed
 
     parts = decoder(model)
     makers = {

@@ -10,12 +10,12 @@ from measure_update import LEAN_TOKENS, LORA_TOKENS
 from update_rows import asking
 from worker import Json
 
+from cpu_grpo.engine.shape import stored_bytes
 from cpu_grpo.hardware import DTYPES, Setup
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme, peak
 from cpu_grpo.plan.rehearsal import rehearse
 from cpu_grpo.plan.seconds import update_seconds
-from cpu_grpo.shape import stored_bytes
 
 SCHEMES = {
     "ours": Scheme("full", recompute=False),

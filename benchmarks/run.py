@@ -28,10 +28,11 @@ from worker import ROOT, Json, ask
 
 from cpu_grpo.config.compose import load_params
 from cpu_grpo.config.schema import Hardware
+from cpu_grpo.experiment.tracking import git_commit
 from cpu_grpo.files import write_json
 from cpu_grpo.hardware import setup
-from cpu_grpo.tracking import git_commit
-from cpu_grpo.workspace import Layout, base_model
+from cpu_grpo.workspace.layout import Layout
+from cpu_grpo.workspace.models import base_model
 
 Row = Callable[[Bench], list[Figure]]
 ROWS: dict[str, Row] = {

@@ -14,7 +14,7 @@ from floors import Work
 from measure_accuracy import COMPLETIONS, PROMPTS, TOKENS, write_sums
 from worker import Json, ask
 
-from cpu_grpo.statistics import wilson
+from cpu_grpo.experiment.statistics import wilson
 
 ACCURACY = 0.43  # what a plain transformers loop reached in 231 s, from 17 % without worked examples
 MOST_UPDATES = 40

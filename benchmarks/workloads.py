@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from worker import Json, serve
 
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.shape import Shape, of_decoder
 from cpu_grpo.hardware import usable_cores
-from cpu_grpo.models import load_model, load_tokenizer
-from cpu_grpo.shape import Shape, of_decoder
+from cpu_grpo.models.loading import load_model, load_tokenizer
 
 NEVER = 2**31 - 1  # an end token that no vocabulary has: completions run to the limit
 SEED, WARM_UP_SEED = 0, 1  # of prompts: an engine that remembers prompts must not know those that are timed

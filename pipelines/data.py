@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from cpu_grpo.config import Pipeline, launch
-from cpu_grpo.workspace import Layout, base_model, prepare_problems
+from cpu_grpo.workspace.layout import Layout
+from cpu_grpo.workspace.models import base_model
+from cpu_grpo.workspace.problems import prepare_problems
 
 
 def data(config: Pipeline, root: Path, pipeline_id: str) -> None:

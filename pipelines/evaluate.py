@@ -4,13 +4,15 @@ from pathlib import Path
 
 from cpu_grpo.config import Pipeline, launch
 from cpu_grpo.errors import UserError
-from cpu_grpo.evaluation import evaluate_model, held_out, rows
+from cpu_grpo.experiment.evaluation import evaluate_model, held_out, rows
+from cpu_grpo.experiment.tracking import start_run
 from cpu_grpo.files import fingerprint, sha256, write_json, write_jsonl
-from cpu_grpo.models import weights_hash
+from cpu_grpo.models.loading import weights_hash
 from cpu_grpo.tasks.problems import read_problems
-from cpu_grpo.tracking import start_run
 from cpu_grpo.units import duration, gigabytes
-from cpu_grpo.workspace import Layout, find_model, problems_file
+from cpu_grpo.workspace.layout import Layout
+from cpu_grpo.workspace.models import find_model
+from cpu_grpo.workspace.problems import problems_file
 
 
 def evaluate(config: Pipeline, root: Path, pipeline_id: str) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cpu_grpo.config import Pipeline, launch
-from cpu_grpo.models import prepare_model
-from cpu_grpo.workspace import Layout
+from cpu_grpo.models.sources import prepare_model
+from cpu_grpo.workspace.layout import Layout
 
 
 def model(config: Pipeline, root: Path, pipeline_id: str) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cpu_grpo import tracking
 from cpu_grpo.config import Pipeline, launch
+from cpu_grpo.experiment import tracking
 from cpu_grpo.report.render import write_report
 
 

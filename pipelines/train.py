@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from cpu_grpo.config import Train, launch
+from cpu_grpo.experiment.tracking import start_run
 from cpu_grpo.files import fingerprint, sha256
 from cpu_grpo.hardware import setup
-from cpu_grpo.models import weights_hash
+from cpu_grpo.models.loading import weights_hash
 from cpu_grpo.plan.foresight import foresee, settled
 from cpu_grpo.tasks.problems import read_problems
-from cpu_grpo.tracking import start_run
-from cpu_grpo.workspace import Layout, find_model, problems_file
+from cpu_grpo.workspace.layout import Layout
+from cpu_grpo.workspace.models import find_model
+from cpu_grpo.workspace.problems import problems_file
 
 
 def train(config: Train, root: Path, pipeline_id: str) -> None:
@@ -17,7 +19,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     hardware = setup(config.hardware)
     print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
     settled(config, hardware)  # complains before anything is downloaded, and before two seconds of imports
-    from cpu_grpo.training import chosen_problems, train_variant, write_results
+    from cpu_grpo.experiment.training import chosen_problems, train_variant, write_results
 
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpu_grpo.engine.kernels import build
 from cpu_grpo.hardware import DTYPES
-from cpu_grpo.kernels import build
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = (

@@ -4,9 +4,9 @@ import random
 
 import torch
 
-from cpu_grpo import rollout
-from cpu_grpo.decoder import decoder
-from cpu_grpo.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine import rollout
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 
 GREEDY = Sampling(temperature=0)
 LIMIT = 24

@@ -258,17 +258,17 @@ def refused(done, sentence):
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(workspace, tiny_directory, monkeypatch, capsys):
     import errno
 
-    from cpu_grpo import models
-    from cpu_grpo import workspace as places
     from cpu_grpo.config import launch
+    from cpu_grpo.models import sources
+    from cpu_grpo.workspace.layout import Layout
 
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     def stage(config, root, pipeline_id):
-        models.prepare_model(config.model, places.Layout(Path()).model("base"))
+        sources.prepare_model(config.model, Layout(Path()).model("base"))
 
-    monkeypatch.setattr(models.shutil, "copyfile", full)
+    monkeypatch.setattr(sources.shutil, "copyfile", full)
     monkeypatch.setattr(sys, "argv", ["model.py", "model=path", f"model.path={tiny_directory}"])
     with pytest.raises(SystemExit) as stopped:
         launch(stage)

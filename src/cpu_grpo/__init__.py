@@ -4,7 +4,7 @@
 def __getattr__(name: str):
     # The trainer pulls in torch and TRL (seconds); config-only commands import this package without paying for them.
     if name == "CPUGRPOTrainer":
-        from cpu_grpo.trainer import CPUGRPOTrainer
+        from cpu_grpo.engine.trainer import CPUGRPOTrainer
 
         return CPUGRPOTrainer
     raise AttributeError(f"module 'cpu_grpo' has no attribute {name!r}")

@@ -22,10 +22,10 @@ TRAIN = """
 import json, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from cpu_grpo.config.schema import Hardware
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.hardware import DTYPES, machine, setup
-from cpu_grpo.learner import Rounded, completion_logps
-from cpu_grpo.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.learner import Rounded, completion_logps
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 machine.SIZES, machine.READ = (1024,), 2**20  # quick
 found = setup(Hardware())
 torch.manual_seed(0)

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from cpu_grpo import rollout
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine import rollout
+from cpu_grpo.engine.decoder import decoder
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.shape import Shape, of_decoder
 from cpu_grpo.errors import UserError
 from cpu_grpo.plan.answering import Pace, Plan, Work, decoding_steps, pace_of, peak_bytes, require_memory, seconds
 from cpu_grpo.plan.choice import Budget
-from cpu_grpo.rollout import Request, Sampling, generate, packed
-from cpu_grpo.shape import Shape, of_decoder
 
 WORK = Work(prompts=[10, 12], shared=4, count=1, rows=2, limit=5)
 

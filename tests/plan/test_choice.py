@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpu_grpo.config.schema import Memory, Train, Trainer
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
 from cpu_grpo.plan import choice
 from cpu_grpo.plan.choice import Budget, Known, schemes, settle, with_scheme
-from cpu_grpo.shape import Shape
 
 QWEN = Shape(896, 24, 14, 2, 64, 4864, 151_936, tied=True, biases=True)  # 494 million parameters
 KNOWN = Known(QWEN, prompt_tokens=115, shared_tokens=0, compute=4)

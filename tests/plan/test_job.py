@@ -1,8 +1,8 @@
 """How an update is cut into pieces, counted by hand."""
 
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme, learner_bytes
-from cpu_grpo.shape import Shape
 
 SHAPE = Shape(576, 30, 9, 3, 64, 1536, 49152)
 FULL = Scheme("full", recompute=False)

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from limits import NoGroup, memory_group
 
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import LIBRARIES, Scheme, peak
-from cpu_grpo.shape import Shape
 
 SHAPE = Shape(512, 6, 8, 4, 64, 2048, 32_768)  # 41 million parameters
 TRAIN = """
@@ -22,9 +22,9 @@ from trl import GRPOConfig
 from datasets import Dataset
 from cpu_grpo import CPUGRPOTrainer
 from cpu_grpo.hardware import ResourceMonitor
-from cpu_grpo.lean import Lean
-from cpu_grpo.lora import adapters
-from cpu_grpo.trainer import FastOptions
+from cpu_grpo.engine.schemes.lean import Lean
+from cpu_grpo.engine.schemes.lora import adapters
+from cpu_grpo.engine.trainer import FastOptions
 
 scheme, shape, job, scratch, watch = json.loads(sys.argv[1])
 lean = scheme != "full"

@@ -4,8 +4,8 @@ import subprocess
 import pytest
 import torch
 
-from cpu_grpo import shape
-from cpu_grpo.decoder import decoder
+from cpu_grpo.engine import shape
+from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.errors import UserError
 from cpu_grpo.plan import rehearsal
 from cpu_grpo.plan.job import Job

@@ -1,9 +1,9 @@
 import pytest
 
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.rehearsal import Cost, Costs
 from cpu_grpo.plan.seconds import update_seconds
-from cpu_grpo.shape import Shape
 
 SHAPE = Shape(8, 10, 2, 1, 4, 16, 100)  # 10 layers
 COSTS = Costs(

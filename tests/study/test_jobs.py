@@ -8,11 +8,11 @@ import pytest
 from cpu_grpo.config.compose import compose_run, compose_study, study_names
 from cpu_grpo.config.schema import Budget, Study, StudyJob
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.training import chosen_problems
 from cpu_grpo.files import write_json, write_jsonl
 from cpu_grpo.study import jobs
 from cpu_grpo.study.outcomes import outcome_file, read_outcome, read_outcomes
 from cpu_grpo.tasks.problems import Problem
-from cpu_grpo.training import chosen_problems
 
 ARMS = {"base": [], "short": ["levels=[1]"], "long": ["levels=[1]", "levels=[2] problems=3"], "other": ["levels=[2]"]}
 FIGURES = {"wall_seconds": 10.0, "train_seconds": 8.0, "no_spread_share": 0.5, "clipped_share": 0.0, "cpu_use": 0.9}

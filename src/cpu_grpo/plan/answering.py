@@ -12,17 +12,17 @@ from statistics import mean
 
 import torch
 
+from cpu_grpo.engine.prefix import common_prefix
+from cpu_grpo.engine.rollout import PackedDecoder, Request, Sampling, at_once, generate
+from cpu_grpo.engine.rollout.cache import CompletionCache, PromptBlock
+from cpu_grpo.engine.rollout.forward import decode
+from cpu_grpo.engine.rollout.sampling import sample
+from cpu_grpo.engine.rollout.schedule import PREFILL_TOKENS
+from cpu_grpo.engine.rollout.size import rollout_bytes
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
 from cpu_grpo.plan.choice import Budget
 from cpu_grpo.plan.memory import LIBRARIES, WASTED_SHARE
-from cpu_grpo.prefix import common_prefix
-from cpu_grpo.rollout import PackedDecoder, Request, Sampling, at_once, generate
-from cpu_grpo.rollout.cache import CompletionCache, PromptBlock
-from cpu_grpo.rollout.forward import decode
-from cpu_grpo.rollout.sampling import sample
-from cpu_grpo.rollout.schedule import PREFILL_TOKENS
-from cpu_grpo.rollout.size import rollout_bytes
-from cpu_grpo.shape import Shape
 from cpu_grpo.units import duration, gigabytes
 
 REPEATS = 5  # the best of them counts: the first makes kernels and touches fresh memory

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import psutil
 
 from cpu_grpo.config.schema import Train
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import available_memory
 from cpu_grpo.plan.job import Job, job_of
 from cpu_grpo.plan.memory import Peak, Scheme, peak, scheme_of
-from cpu_grpo.shape import Shape
 from cpu_grpo.units import gigabytes, in_bytes
 
 SIZES = (

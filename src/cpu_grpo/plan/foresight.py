@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpu_grpo.config.schema import Model, Train
+from cpu_grpo.engine.shape import Shape, of_config, of_directory, stored_bytes
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import DTYPES, Setup
 from cpu_grpo.plan.choice import Known, Option, budget, settle, with_scheme
@@ -12,9 +13,9 @@ from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Peak
 from cpu_grpo.plan.rehearsal import Costs, rehearse
 from cpu_grpo.plan.seconds import Seconds, update_seconds
-from cpu_grpo.shape import Shape, of_config, of_directory, stored_bytes
 from cpu_grpo.units import duration, gigabytes
-from cpu_grpo.workspace import drawn_card, made_model
+from cpu_grpo.workspace.models import made_model
+from cpu_grpo.workspace.problems import drawn_card
 
 
 def known_of(config: Train, hardware: Setup) -> Known | None:

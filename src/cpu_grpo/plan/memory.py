@@ -6,12 +6,12 @@ Every term names what it stands for, and `make bench` compares the sums with mea
 from dataclasses import dataclass
 
 from cpu_grpo.config.schema import Train
-from cpu_grpo.kernels.products import FEW
-from cpu_grpo.learner.forward import MANY
-from cpu_grpo.learner.size import attended_pairs, micro_batch_bytes
+from cpu_grpo.engine.kernels.products import FEW
+from cpu_grpo.engine.learner.forward import MANY
+from cpu_grpo.engine.learner.size import attended_pairs, micro_batch_bytes
+from cpu_grpo.engine.rollout.size import rollout_bytes
+from cpu_grpo.engine.shape import WIDE, Shape
 from cpu_grpo.plan.job import Job
-from cpu_grpo.rollout.size import rollout_bytes
-from cpu_grpo.shape import WIDE, Shape
 
 LIBRARIES = 560_000_000  # bytes of a training process that has imported what it needs, and has no model
 # Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are

@@ -16,22 +16,29 @@ from typing import Any
 
 import torch
 
-from cpu_grpo.decoder import Adapter, Decoder, Layer, Linear, Norm
+from cpu_grpo.engine.decoder import Adapter, Decoder, Layer, Linear, Norm
+from cpu_grpo.engine.learner import Rounded, completion_logps
+from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.schemes.lean import Lean
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import cache_directory, fingerprint, sha256, write_json
 from cpu_grpo.hardware import DTYPES, conditions, keep_memory
-from cpu_grpo.lean import Lean
-from cpu_grpo.learner import Rounded, completion_logps
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme
-from cpu_grpo.rollout import Request, Sampling, generate, packed
-from cpu_grpo.shape import Shape
 
 FEW = 1  # layers of the smaller stand-in
 STEPS = 8  # of decoding
 LEARNT = 1024  # tokens that go through the stand-in's learner, about
 REPEATS = 2  # the best of them counts, as others may be using the machine
-ENGINE = ("decoder.py", "lean.py", "kernels", "learner", "rollout", "plan/rehearsal.py")  # whose code decides the times
+TIMED = (  # whose code decides the times
+    "engine/decoder.py",
+    "engine/schemes/lean.py",
+    "engine/kernels",
+    "engine/learner",
+    "engine/rollout",
+    "plan/rehearsal.py",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def thin_rows(job: Job) -> int:
 def _cache(task: dict) -> Path:
     """Where the costs of a task are kept: by task, machine and the engine's code."""
     package = Path(__file__).parents[1]
-    sources = [path for name in ENGINE for path in _files(package / name)]
+    sources = [path for name in TIMED for path in _files(package / name)]
     code = {path.relative_to(package).as_posix(): sha256(path) for path in sources}
     return cache_directory() / f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json"
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.rehearsal import Costs
-from cpu_grpo.shape import Shape
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cpu_grpo.config.schema import Pipeline
+from cpu_grpo.experiment.statistics import Paired, holm, paired_difference
 from cpu_grpo.report.results import Answer, Evaluation, Results, Training
-from cpu_grpo.statistics import Paired, holm, paired_difference
 
 
 @dataclass(frozen=True)

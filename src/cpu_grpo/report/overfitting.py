@@ -3,9 +3,9 @@
 from math import isnan
 
 from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.experiment.statistics import over_seeds
 from cpu_grpo.report.plots import Curve, Plot, curves_svg
 from cpu_grpo.report.text import count, p_text, points, seen_text
-from cpu_grpo.statistics import over_seeds
 from cpu_grpo.study.outcomes import Outcome
 from cpu_grpo.study.overfitting import Overfitting, overfitting, untrained
 

@@ -6,12 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cpu_grpo.config.schema import Pipeline
+from cpu_grpo.experiment.tracking import git_commit
 from cpu_grpo.hardware import cpu_name
 from cpu_grpo.report.findings import Row
 from cpu_grpo.report.results import Results
 from cpu_grpo.report.tables import Cell, Link, Table, nowhere
 from cpu_grpo.report.text import NOT_RUN, NOTHING
-from cpu_grpo.tracking import git_commit
 
 PACKAGES = ("torch", "transformers", "trl")
 

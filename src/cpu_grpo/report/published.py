@@ -1,9 +1,9 @@
 """What others have published of a study's arms, and what so few problems could have shown."""
 
 from cpu_grpo.config.schema import Published
+from cpu_grpo.experiment.statistics import least_p_value, wilson
 from cpu_grpo.report.tables import Cell
 from cpu_grpo.report.text import NOTHING, interval_text, p_text, percent
-from cpu_grpo.statistics import least_p_value, wilson
 
 
 def published_cell(published: Published, arm: str) -> Cell:

@@ -11,6 +11,7 @@ import jinja2
 
 from cpu_grpo.config.compose import compose_study
 from cpu_grpo.config.schema import Pipeline
+from cpu_grpo.experiment.statistics import RESAMPLES
 from cpu_grpo.files import write_json, write_text
 from cpu_grpo.report.feasibility import feasibility
 from cpu_grpo.report.findings import Example, Row, accuracy_figures, best, compare, examples, metrics
@@ -32,7 +33,6 @@ from cpu_grpo.report.tables import (
     variants_table,
 )
 from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
-from cpu_grpo.statistics import RESAMPLES
 
 ACCURACY = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
 PUBLISHED = "recipes"  # the study whose arms have figures of the published recipes

@@ -4,11 +4,11 @@ from math import isnan
 from statistics import mean
 
 from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.experiment.statistics import OverSeeds
 from cpu_grpo.report.plots import Place, Plot, places_svg
 from cpu_grpo.report.section import Section, notices, sources
 from cpu_grpo.report.tables import Cell, Table
 from cpu_grpo.report.text import NOTHING, count, gigabytes, number, percent
-from cpu_grpo.statistics import OverSeeds
 from cpu_grpo.study.comparison import speeds
 from cpu_grpo.study.outcomes import Outcome
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cpu_grpo.config.compose import compose_study, study_names
 from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.experiment.statistics import POWER, OverSeeds
 from cpu_grpo.report.growth import growth_section
 from cpu_grpo.report.overfitting import learning_plots, overfitting_answers
 from cpu_grpo.report.plots import Place, Plot, places_svg
@@ -19,7 +20,6 @@ from cpu_grpo.report.section import Section, notices, sources, sources_table
 from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.tables import Cell, Table, nowhere
 from cpu_grpo.report.text import NOTHING, count, duration, gigabytes, number, p_text, percent, points, seen_text
-from cpu_grpo.statistics import POWER, OverSeeds
 from cpu_grpo.study.comparison import Arm, Difference, arms, forgotten, speed_ratios, typical_ratio
 from cpu_grpo.study.outcomes import Outcome, read_outcomes
 from cpu_grpo.study.overfitting import overfitting

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cpu_grpo.experiment.statistics import POWER, wilson
 from cpu_grpo.report.findings import Row
 from cpu_grpo.report.results import Answer, Evaluation, Training
 from cpu_grpo.report.text import (
@@ -19,7 +20,6 @@ from cpu_grpo.report.text import (
     points,
     whole_percent,
 )
-from cpu_grpo.statistics import POWER, wilson
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from cpu_grpo import units
-from cpu_grpo.statistics import POWER, Paired
+from cpu_grpo.experiment.statistics import POWER, Paired
 
 NOTHING = "–"  # noqa: RUF001 - an en dash stands for "does not apply or was not recorded"
 NOT_RUN = "not run"

@@ -6,7 +6,7 @@ from math import exp, log
 from statistics import mean
 
 from cpu_grpo.config.schema import StudyJob
-from cpu_grpo.statistics import OverSeeds, holm, over_seeds
+from cpu_grpo.experiment.statistics import OverSeeds, holm, over_seeds
 from cpu_grpo.study.outcomes import Marks, Outcome
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.tracking import git_commit
 from cpu_grpo.files import fingerprint
 from cpu_grpo.hardware import cpu_name
 from cpu_grpo.study.outcomes import (
@@ -27,8 +28,7 @@ from cpu_grpo.study.outcomes import (
 )
 from cpu_grpo.study.overfitting import trained_on
 from cpu_grpo.study.search import as_keys, next_values
-from cpu_grpo.tracking import git_commit
-from cpu_grpo.workspace import Layout
+from cpu_grpo.workspace.layout import Layout
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
 KILLED = (-9, 128 + 9)  # by SIGKILL, without a word; the latter from a shell

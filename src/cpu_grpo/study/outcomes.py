@@ -7,8 +7,8 @@ from typing import Any
 
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.statistics import Interval, wilson
 from cpu_grpo.files import fingerprint, read_jsonl, write_text
-from cpu_grpo.statistics import Interval, wilson
 
 
 @dataclass(frozen=True)

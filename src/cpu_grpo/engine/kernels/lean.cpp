@@ -1,0 +1,95 @@
+// The passes of an update of weights held in bf16 (schemes/lean.py), over matrices (outs, ins) of gradients and weights.
+#include <cstdint>
+#include <vector>
+
+#include <omp.h>
+
+#include "numbers.h"
+
+namespace {
+
+// Sums of a matrix's squares over rows -> rows (outs,), and over columns -> columns (ins,).
+template <typename T>
+void squares(const T* gradient, float* rows, float* columns, int64_t outs, int64_t ins) {
+    std::vector<float> parts;  // of the columns, a thread's own: added up in the threads' order, so that runs repeat
+    int threads = 1;
+#pragma omp parallel
+    {
+#pragma omp single
+        {
+            threads = omp_get_num_threads();
+            parts.resize(threads * ins);
+        }
+        float* own = parts.data() + omp_get_thread_num() * ins;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < outs; i++) {
+            float sum = 0;
+            for (int64_t k = 0; k < ins; k++) {
+                float square = wide(gradient[i * ins + k]) * wide(gradient[i * ins + k]);
+                sum += square;
+                own[k] += square;
+            }
+            rows[i] = sum;
+        }
+    }
+    for (int64_t k = 0; k < ins; k++) {
+        columns[k] = 0;
+        for (int t = 0; t < threads; t++) columns[k] += parts[t * ins + k];
+    }
+}
+
+// Sums over rows of a matrix's squares times weights (ins,) -> rows (outs,).
+template <typename T>
+void weighted_squares(const T* gradient, const float* weights, float* rows, int64_t outs, int64_t ins) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < outs; i++) {
+        float sum = 0;
+        for (int64_t k = 0; k < ins; k++) sum += wide(gradient[i * ins + k]) * wide(gradient[i * ins + k]) * weights[k];
+        rows[i] = sum;
+    }
+}
+
+// Random bits for a number and a seed: the last mixing of MurmurHash3 (Appleby, public domain).
+inline uint32_t random_bits(uint32_t number, uint32_t seed) {
+    uint32_t bits = number * 0x9e3779b9u + seed;
+    bits = (bits ^ (bits >> 16)) * 0x85ebca6bu;
+    bits = (bits ^ (bits >> 13)) * 0xc2b2ae35u;
+    return bits ^ (bits >> 16);
+}
+
+inline void put_at_random(float& to, float x, uint32_t, uint32_t) { to = x; }
+inline void put_at_random(bf16& to, float x, uint32_t number, uint32_t seed) {
+    to = bf16((__builtin_bit_cast(uint32_t, x) + (random_bits(number, seed) & 0xffff)) >> 16);
+}
+
+// weights * kept - gradient * by_row (outs,) * by_column (ins,), in place; bf16 is rounded up or down at random.
+template <typename T>
+void descend(T* weights, const T* gradient, const float* by_row, const float* by_column, float kept, uint64_t seed,
+             int64_t outs, int64_t ins) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < outs; i++) {
+        uint32_t own = random_bits(uint32_t(i), uint32_t(seed)) ^ uint32_t(seed >> 32);  // a row's seed
+        T* row = weights + i * ins;
+        for (int64_t k = 0; k < ins; k++)
+            put_at_random(row[k], wide(row[k]) * kept - wide(gradient[i * ins + k]) * by_row[i] * by_column[k],
+                          uint32_t(k), own);
+    }
+}
+
+}  // namespace
+
+#define EXPORT(T, SUFFIX)                                                                                              \
+    extern "C" void squares_##SUFFIX(const T* gradient, float* rows, float* columns, int64_t outs, int64_t ins) {      \
+        squares(gradient, rows, columns, outs, ins);                                                                   \
+    }                                                                                                                  \
+    extern "C" void weighted_squares_##SUFFIX(const T* gradient, const float* weights, float* rows, int64_t outs,      \
+                                              int64_t ins) {                                                           \
+        weighted_squares(gradient, weights, rows, outs, ins);                                                          \
+    }                                                                                                                  \
+    extern "C" void descend_##SUFFIX(T* weights, const T* gradient, const float* by_row, const float* by_column,       \
+                                     float kept, int64_t seed, int64_t outs, int64_t ins) {                            \
+        descend(weights, gradient, by_row, by_column, kept, seed, outs, ins);                                          \
+    }
+
+EXPORT(float, fp32)
+EXPORT(bf16, bf16)

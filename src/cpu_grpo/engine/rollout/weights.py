@@ -1,0 +1,144 @@
+"""A decoder's projections laid out for small batches, in the precision that a rollout computes in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cpu_grpo.engine.decoder import Decoder, Linear, Norm, add_adapter
+from cpu_grpo.engine.kernels import native
+from cpu_grpo.engine.kernels.products import FEW, InPlace, Narrow, Product, as_fast, product
+from cpu_grpo.hardware import DTYPES
+
+LEVEL_COLUMNS = 32  # of the head: see forward._head
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    attention_norm: Norm
+    qkv: Product
+    q_norm: Norm | None
+    k_norm: Norm | None
+    o: Product
+    mlp_norm: Norm
+    gate_up: Product
+    down: Product
+
+
+@dataclass(frozen=True)
+class PackedDecoder:
+    """Copies of the weights as they were when this was made: make another after an update.
+
+    Or the weights themselves, where they are shared.
+    """
+
+    decoder: Decoder
+    dtype: torch.dtype
+    layers: tuple[PackedLayer, ...]
+    norm: Norm
+    head: Product  # takes LEVEL_COLUMNS more than H
+    at_once: "AtOnce | None"  # None: there is no kernel that takes these layers
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """A kernel that decodes through all layers in one call."""
+
+    kernel: Callable[..., None]
+    addresses: torch.Tensor  # (layers, what decode.cpp reads of each)
+    inner: int  # size between gate_up and down
+
+
+def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) -> PackedDecoder:
+    """The decoder ready for batches of about `rows` rows, LoRA adapters included.
+
+    Args:
+        precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
+        shared: leave the weights where they are: no memory, but slower from some 16 rows on. For fewer rows, weights in
+            bf16 stay there for products in bf16 anyway.
+    """
+    dtype = DTYPES[precision]
+
+    def joint(*parts: Linear, level: int = 0) -> Product:
+        # In bf16 an adapter's small changes would be rounded away.
+        apart = shared or any(part.weight.dtype == torch.bfloat16 for part in parts)
+        weights = [part.weight.detach() if apart else part.merged() for part in parts]
+        biases = [part.bias for part in parts]
+        if shared or (rows <= FEW and as_fast(dtype, weights)):
+            base = InPlace.of(dtype, weights, biases, level)
+        else:
+            base = product(weights, biases, dtype, rows, level)
+        return _adapted(base, parts) if apart and any(part.adapters for part in parts) else base
+
+    layers = tuple(
+        PackedLayer(
+            attention_norm=_norm(layer.attention_norm),
+            qkv=joint(layer.q, layer.k, layer.v),
+            q_norm=_norm(layer.q_norm),
+            k_norm=_norm(layer.k_norm),
+            o=joint(layer.o),
+            mlp_norm=_norm(layer.mlp_norm),
+            gate_up=joint(layer.gate, layer.up),
+            down=joint(layer.down),
+        )
+        for layer in decoder.layers
+    )
+    # The level that scores are less goes through the product; more than one column, as that keeps the rows aligned.
+    head = joint(decoder.head, level=LEVEL_COLUMNS)
+    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _at_once(layers))
+
+
+def _adapted(base: Product, parts: tuple[Linear, ...]) -> Product:
+    """The projections' product, and what their adapters add to it."""
+    outs = [part.weight.size(0) for part in parts]
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        out = base(x)
+        for some, part in zip(out.split(outs, dim=1), parts, strict=True):
+            for adapter in part.adapters:
+                add_adapter(some, x, adapter.down.detach(), adapter.up.detach(), adapter.scale)
+        return out
+
+    return product
+
+
+def _at_once(layers: tuple[PackedLayer, ...]) -> AtOnce | None:
+    products = [product for layer in layers for product in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    norms = [norm for layer in layers for norm in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm)]
+    if len({norm.eps for norm in norms if norm}) > 1:
+        return None
+    kernel = _kernel(products)
+    if kernel is None:
+        return None
+    names = ("attention_norm", "qkv", "q_norm", "k_norm", "o", "mlp_norm", "gate_up", "down")
+    rows = [[address for name in names for address in _addresses(getattr(layer, name))] for layer in layers]
+    return AtOnce(kernel, torch.tensor(rows), layers[0].down.ins)
+
+
+def _kernel(products: list[Product]) -> Callable[..., None] | None:
+    """That takes all these products, if they are of one kind and their weights are stored alike."""
+    if all(isinstance(product, Narrow) for product in products):
+        alike = len({product.packed.dtype for product in products}) == 1
+        return products[0].kernels.decode_layers if alike else None
+    if all(isinstance(product, InPlace) for product in products):
+        weights = [weight for product in products for weight in product.weights]
+        alike = len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
+        kernels = native(products[0].dtype, weights[0].dtype) if alike else None
+        return kernels and kernels.decode_layers_in_place
+    return None
+
+
+def _addresses(part: Norm | Narrow | InPlace | None) -> list[int]:
+    """As decode.cpp has them."""
+    if isinstance(part, Narrow):
+        return [part.packed.data_ptr(), part.bias.data_ptr()]
+    if isinstance(part, InPlace):
+        parts = zip(part.weights, part.biases, strict=True)
+        found = [(w.data_ptr(), 0 if b is None else b.data_ptr(), w.size(0)) for w, b in parts]
+        return [number for three in (found + [(0, 0, 0)] * 2)[:3] for number in three]
+    return [part.weight.data_ptr() if part else 0]
+
+
+def _norm(norm: Norm | None) -> Norm | None:
+    """A norm in fp32, whatever the model is held in."""
+    return norm and Norm(norm.weight.detach().float().contiguous(), norm.eps)

@@ -1,0 +1,124 @@
+"""What a training run tells while it runs: a progress bar, a history row an update, samples, warnings."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from cpu_grpo.experiment.tracking import Run, warn
+from cpu_grpo.hardware import ResourceMonitor
+from cpu_grpo.tasks.rewards import COMPONENTS, text_of
+
+# TRL's name -> ours (design vocabulary), for what every run logs
+RENAMED = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "no_spread_share",
+    "completions/clipped_ratio": "clipped_share",
+    "completions/mean_length": "completion_length",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "entropy": "entropy",
+    "learning_rate": "learning_rate",
+    "clip_ratio/low_mean": "clip_ratio_low",
+    "clip_ratio/high_mean": "clip_ratio_high",
+    "clip_ratio/region_mean": "clip_ratio",
+    "kl": "kl",
+    "rollout/tokens_per_second": "rollout_tokens_per_second",
+    "rollout/seconds": "rollout_seconds",
+    "rollout/entropy": "rollout_entropy",
+    "rollout/logp_difference_mean": "logp_difference_mean",
+    "rollout/logp_difference_max": "logp_difference_max",
+} | {f"rewards/{name}/mean": name for name in COMPONENTS}
+HOPELESS = 0.9  # a share of clipped completions, or of groups without spread, above which little can be learnt
+WINDOW = 3  # updates in a row before the warning
+SAMPLES = 16  # completions kept from a sampled update
+
+
+class UpdateLog(TrainerCallback):
+    """Collects one row an update (`history`) and sample completions (`samples`), and passes them to MLflow."""
+
+    def __init__(self, run: Run, monitor: ResourceMonitor, samples_every: int) -> None:
+        self.history: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+        self._run = run
+        self._monitor = monitor
+        self._samples_every = samples_every
+        self._warned: set[str] = set()
+
+    def watch(self, trainer: Any) -> None:
+        """Names the trainer whose completions are sampled."""
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar = tqdm(total=state.max_steps, unit="update", disable=not sys.stderr.isatty())
+        self._clock = time.perf_counter()
+        self._monitor.cpu_use_since_last()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "reward" not in logs:  # the summary that ends a training
+            return
+        now = time.perf_counter()
+        row = update_row(logs, state.global_step, update_completions(args), now - self._clock)
+        row |= {"rss_bytes": self._monitor.rss(), "cpu_use": self._monitor.cpu_use_since_last()}
+        self._clock = now
+        self.history.append(row)
+        self._run.metrics({key: value for key, value in row.items() if key != "step"}, state.global_step)
+        if (
+            state.global_step % self._samples_every in (0, 1 % self._samples_every)
+            or state.global_step == state.max_steps
+        ):
+            self.samples += self._sampled(state.global_step)
+        self._warn("clipped_share", "of the completions were cut off at the token limit: raise max_completion_length")
+        self._warn(
+            "no_spread_share",
+            "of the groups had no spread of reward: raise temperature or group size, or ease the task",
+        )
+        self._bar.set_postfix(reward=f"{row['reward']:.2f}", refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.close()
+        self._run.table(self.samples, "samples.json")
+
+    def _sampled(self, step: int) -> list[dict[str, Any]]:
+        kept = self._trainer._logs  # the last generation batch, as TRL keeps it for its own tables
+        weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
+        rows = []
+        for index, (asked, completion) in enumerate(zip(kept["prompt"], kept["completion"], strict=True)):
+            components = {name: float(kept["rewards"][name][index]) for name in weights}
+            rows.append(
+                {
+                    "step": step,
+                    "prompt": text_of(asked),
+                    "completion": text_of(completion),
+                    "reward": sum(weights[name] * value for name, value in components.items()),
+                    **components,
+                    "advantage": float(kept["advantages"][index]),
+                }
+            )
+        return rows[-SAMPLES:]
+
+    def _warn(self, key: str, advice: str) -> None:
+        last = [row[key] for row in self.history[-WINDOW:]]
+        if len(last) == WINDOW and min(last) > HOPELESS and key not in self._warned:
+            self._warned.add(key)
+            warn(f"in {WINDOW} updates running, over {HOPELESS:.0%} {advice}.")
+
+
+def update_completions(args: Any) -> int:
+    """Completions that one update learns from."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps
+
+
+def update_row(logs: dict[str, Any], step: int, completions: int, seconds: float) -> dict[str, float]:
+    """One history row from TRL's logs of an update that took `seconds`."""
+    row: dict[str, float] = {"step": step}
+    row |= {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if logs.get(theirs) is not None}
+    row["completions"] = completions
+    row["seconds"] = seconds
+    row["completions_per_second"] = completions / seconds
+    row["tokens_per_second"] = completions * row["completion_length"] / seconds
+    return row

@@ -1,0 +1,68 @@
+"""The task's problems on disk: drawn once for a configuration, found again afterwards."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cpu_grpo.config.schema import Shared
+from cpu_grpo.engine.prefix import common_prefix
+from cpu_grpo.files import fingerprint, new_directory, write_json
+from cpu_grpo.models.loading import load_tokenizer
+from cpu_grpo.tasks.card import data_card
+from cpu_grpo.tasks.problems import Problem, of_split, write_problems
+from cpu_grpo.tasks.prompts import prompt, prompt_ids
+from cpu_grpo.tasks.splits import draw
+from cpu_grpo.workspace.layout import CACHE, Layout
+from cpu_grpo.workspace.models import base_model
+
+
+def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dict[str, Any]:
+    """Draws the task's problems into `target` (problems.jsonl and card.json). Returns the card."""
+    tokenizer = load_tokenizer(model_directory)
+    if not tokenizer.chat_template:
+        print(f"notice: {config.model.name} has no chat template, so prompts are plain text (Question: ... Answer:).")
+    encoded: dict[str, list[int]] = {}
+
+    def prompt_length(problem: Problem) -> int:
+        if problem.id not in encoded:
+            encoded[problem.id] = prompt_ids(prompt(problem, config.task, tokenizer), tokenizer)
+        return len(encoded[problem.id])
+
+    drawn = draw(config.task, config.seed, prompt_length)
+    card = data_card(config.task, drawn, prompt_length)
+    # What a training run's prompts begin with is computed once, so plans must know of it.
+    card["prompt_tokens_shared"] = common_prefix([encoded[problem.id] for problem in of_split(drawn.problems, "train")])
+    card["config"] = _data_fingerprint(config)
+    with new_directory(target) as directory:
+        write_problems(directory / "problems.jsonl", drawn.problems)
+        write_json(directory / "card.json", card)
+    return card
+
+
+def problems_file(config: Shared) -> Path:
+    """problems.jsonl: the pipeline's if it was drawn from this configuration, else the cache's, made at need."""
+    cached = _cached_data(config)
+    if not drawn_card(config):
+        prepare_problems(config, base_model(config.model), cached)
+    own = Layout(Path()).data
+    return (own if _card(own).get("config") == _data_fingerprint(config) else cached) / "problems.jsonl"
+
+
+def drawn_card(config: Shared) -> dict[str, Any]:
+    """What card.json says of the problems, the pipeline's or the cache's; empty where none were drawn yet."""
+    cards = (_card(directory) for directory in (Layout(Path()).data, _cached_data(config)))
+    return next((card for card in cards if card.get("config") == _data_fingerprint(config)), {})
+
+
+def _cached_data(config: Shared) -> Path:
+    return CACHE / "data" / f"{config.task.name}-{_data_fingerprint(config)}"
+
+
+def _card(directory: Path) -> dict[str, Any]:
+    card = directory / "card.json"
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+
+
+def _data_fingerprint(config: Shared) -> str:
+    return fingerprint([asdict(config.task), config.seed, asdict(config.model)])

@@ -1,0 +1,169 @@
+"""MLflow: who belongs to whom, what a death looks like, and what happens without a server."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from urllib.parse import unquote
+
+import pytest
+from mlflow import MlflowClient
+
+from cpu_grpo.config import invocation
+from cpu_grpo.config.schema import Pipeline, Shared, Tracking
+from cpu_grpo.experiment import tracking
+from cpu_grpo.experiment.tracking import flatten, log_report, run_address, start_run
+from cpu_grpo.files import write_json, write_text
+
+
+@pytest.fixture
+def store(workspace, monkeypatch):
+    # Absolute, as MLflow keeps a store open by its address and every test has another directory.
+    address = f"sqlite:///{(workspace / 'mlflow.db').as_posix()}"
+    monkeypatch.setattr(tracking, "LOCAL_STORE", address)
+    return address
+
+
+@pytest.fixture
+def config(store):
+    return Shared(tracking=Tracking(uri=store, experiment="test"))
+
+
+def runs(status=None):
+    client = MlflowClient(tracking.LOCAL_STORE)
+    found = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    return [run for run in found if status is None or run.info.status == status]
+
+
+def named(name):
+    return next(run for run in runs() if run.info.run_name == name)
+
+
+def test_the_stages_of_a_pipeline_run_share_a_parent(config):
+    for name, pipeline in (("train a", "sweep /x"), ("train b", "sweep /x"), ("train c", "sweep /y"), ("train d", "")):
+        with start_run(config, name, "train", pipeline, {}):
+            pass
+    parents = [named(f"train {letter}").data.tags.get("mlflow.parentRunId") for letter in "abcd"]
+    assert parents[0] == parents[1] != parents[2]
+    assert parents[2] is not None and parents[3] is None
+
+
+def test_params_metrics_and_tags_arrive(config):
+    with start_run(config, "r", "train", "", {"variant": "v"}) as run:
+        run.params(config)
+        run.tag("hardware", "threads 2")
+        for step in (1, 2):
+            run.metrics({"reward": step / 4, "kl": 0.5}, step)
+        run.table([{"completion": "a"}, {"completion": "b"}], "samples.json")
+    found = named("r")
+    assert found.info.status == "FINISHED"
+    assert found.data.params["tracking.experiment"] == "test"
+    assert found.data.metrics["reward"] == 0.5
+    assert found.data.tags["variant"] == "v" and found.data.tags["hardware"] == "threads 2"
+    assert found.data.tags["version.trl"] == "1.16.0"
+    client = MlflowClient(tracking.LOCAL_STORE)
+    assert [m.value for m in client.get_metric_history(found.info.run_id, "reward")] == [0.25, 0.5]
+    assert {"config.json", "samples.json"} <= {item.path for item in client.list_artifacts(found.info.run_id)}
+
+
+def test_a_run_that_raises_is_failed_and_so_is_its_pipeline(config):
+    with pytest.raises(KeyError), start_run(config, "r", "train", "sweep /x", {}):
+        raise KeyError("x")
+    assert len(runs("FAILED")) == 2
+
+
+def test_a_run_whose_process_was_killed_is_failed_by_the_next(config):
+    script = f"""
+        import os
+        from cpu_grpo.config.schema import Shared, Tracking
+        from cpu_grpo.experiment.tracking import start_run
+        config = Shared(tracking=Tracking(uri="{config.tracking.uri}", experiment="test"))
+        start_run(config, "killed", "train", "", {{}})
+        os._exit(9)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    assert named("killed").info.status == "RUNNING"
+    with start_run(config, "next", "train", "", {}):
+        assert named("killed").info.status == "FAILED"
+        assert named("next").info.status == "RUNNING"
+
+
+def test_an_unreachable_server_is_told_and_replaced_by_the_local_store(store, capsys):
+    config = Shared(tracking=Tracking(uri="http://127.0.0.1:9", experiment="test"))
+    with start_run(config, "r", "train", "", {}) as run:
+        run.metrics({"reward": 1.0}, 1)
+    assert named("r").data.metrics["reward"] == 1.0
+    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+
+
+def test_points_lost_to_an_outage_are_sent_when_the_server_answers_again(config, monkeypatch, capsys):
+    with start_run(config, "r", "train", "", {}) as run:
+        with monkeypatch.context() as outage:
+            outage.setattr(run._client, "log_batch", lambda *args, **names: 1 / 0)
+            run.metrics({"reward": 0.1}, 1)
+            run.metrics({"reward": 0.2}, 2)
+        run.metrics({"reward": 0.3}, 3)
+    history = MlflowClient(tracking.LOCAL_STORE).get_metric_history(named("r").info.run_id, "reward")
+    assert sorted((point.step, point.value) for point in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert capsys.readouterr().err.count("MLflow did not take a record") == 1
+
+
+def test_a_pipelines_run_has_the_report_its_plots_and_a_comparison_of_its_trainings(store, workspace):
+    config = Pipeline(tracking=Tracking(uri=store, experiment="test"))
+    trained = []
+    for name, stage in (("train a", "train"), ("train b", "train"), ("evaluate a", "evaluate")):
+        with start_run(config, name, stage, "sweep /x", {"stage": stage}) as run:
+            trained += [run.run_id] * (stage == "train")
+    write_text(workspace / "reports/accuracy.csv", "model,accuracy,gain\nbase,0.25,\na,0.5,0.25\n")
+    write_text(workspace / "reports/plots/reward.svg", "<svg/>")
+    write_json(workspace / "reports/metrics.json", {"base_accuracy": 0.25, "a": {"gain": 0.25}})
+    files = [workspace / "reports/accuracy.csv", workspace / "reports/plots/reward.svg"]
+    log_report(config, workspace, "sweep /x", files)
+    (parent,) = [run for run in runs() if run.data.tags.get("pipeline") == "sweep /x"]
+    assert parent.data.metrics == {"base_accuracy": 0.25, "a.gain": 0.25}
+    client = MlflowClient(store)
+    assert [item.path for item in client.list_artifacts(parent.info.run_id, "report/plots")] == [
+        "report/plots/reward.svg"
+    ]
+    table = client.load_table(parent.info.experiment_id, "comparison.json")
+    assert table["model"].tolist() == ["base", "a"] and table["gain"].tolist() == ["", "0.25"]
+    note = unquote(parent.data.tags["mlflow.note.content"])
+    assert f'#/compare-runs?runs={json.dumps(trained)}&experiments=["{parent.info.experiment_id}"]' in note
+
+
+def test_a_run_is_found_in_the_ui_unless_it_was_recorded_elsewhere(config):
+    with start_run(config, "r", "train", "", {}) as run:
+        pass
+    address = run_address(config.tracking)
+    experiment = named("r").info.experiment_id
+    assert address(run.run_id) == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run.run_id}"
+    assert address("0" * 32) == ""
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
+
+
+def test_a_process_under_dvc_belongs_to_its_run(monkeypatch):
+    class Process:
+        def __init__(self, pid, words):
+            self.pid, self._words = pid, words
+
+        def cmdline(self):
+            return self._words
+
+        def create_time(self):
+            return 12.0
+
+        def parents(self):
+            return [
+                Process(2, ["/bin/sh", "-c", "python x"]),
+                Process(3, ["python", "/v/bin/dvc", "repro"]),
+                Process(4, ["sh"]),
+            ]
+
+    monkeypatch.setattr(invocation.psutil, "Process", lambda: Process(1, []))
+    assert invocation.pipeline_id().startswith("dvc ") and invocation.pipeline_id().endswith(" 3 12")
+    monkeypatch.setattr(Process, "parents", lambda self: [Process(2, ["sh"])])
+    assert invocation.pipeline_id() == ""

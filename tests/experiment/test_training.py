@@ -1,0 +1,50 @@
+"""A run that dies of little memory leaves what it learnt, whole enough to go on from."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from cpu_grpo.config.schema import Hardware, Memory, Train, Trainer
+from cpu_grpo.engine.trainer import CPUGRPOTrainer
+from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.training import chosen_problems, train_variant, unfinished
+from cpu_grpo.hardware import setup
+from cpu_grpo.models.loading import load_model
+from cpu_grpo.tasks.problems import Problem
+
+RUN = SimpleNamespace(
+    run_id="none", tag=lambda *_: None, metrics=lambda *_: None, table=lambda *_: None, artifact=lambda *_: None
+)
+
+
+@pytest.mark.parametrize("scheme", ["full", "lean", "lora"])
+def test_what_was_learnt_when_memory_ran_out_can_be_gone_on_from(tiny_directory, tmp_path, monkeypatch, scheme):
+    rollouts = []
+
+    def fit_rows(self, prompt_ids, group):
+        rollouts.append(prompt_ids)
+        if len(rollouts) == 2:
+            raise MemoryError("no room")
+
+    monkeypatch.setattr(CPUGRPOTrainer, "_fit_rows", fit_rows)
+    trainer = Trainer(max_steps=3, per_device_train_batch_size=4, num_generations=2, max_completion_length=4)
+    config = Train(name="mine", memory=Memory(scheme=scheme), trainer=trainer, hardware=Hardware("fp32", 1))
+    problems = [Problem(f"p{i}", f"{i} + 1 =", str(i + 1), 1, "train") for i in range(8)]
+    target = tmp_path / "models" / "mine"
+    with pytest.raises(UserError, match=r"Memory ran out in update 2 \(no room\).*init_from=.*mine-unfinished"):
+        train_variant(config, setup(config.hardware), tiny_directory, problems, target, RUN)
+    assert not target.exists()
+    model, _ = load_model(unfinished(target))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_few_problems_stand_in_a_pass_as_often_as_asked():
+    problems = [Problem(f"p{n}", f"{n} + 1", str(n + 1), 1, "train") for n in range(20)]
+    trainer = Trainer(per_device_train_batch_size=64, num_generations=8)
+    few = Train(name="few", problems=5, copies=8, trainer=trainer)
+    counts = Counter(problem.id for problem in chosen_problems(few, problems))
+    assert counts == {f"p{n}": 8 for n in range(5)}
+    few.copies = 1
+    with pytest.raises(UserError, match=r"5 training problems .*one update takes 8: allow more .*copies"):
+        chosen_problems(few, problems)
