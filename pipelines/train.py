@@ -19,7 +19,9 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     hardware = setup(config.hardware)
     print(*(f"hardware: {reason}" for reason in hardware.reasons), sep="\n")
     settled(config, hardware)  # complains before anything is downloaded, and before two seconds of imports
-    from cpu_grpo.experiment.training import chosen_problems, train_variant, write_results
+    from cpu_grpo.experiment.figures import write_results
+    from cpu_grpo.experiment.recipe import chosen_problems
+    from cpu_grpo.experiment.training import train_variant
 
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)

@@ -4,9 +4,8 @@ import random
 
 import torch
 
-from cpu_grpo.engine import rollout
 from cpu_grpo.engine.decoder import decoder
-from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.rollout import Request, Sampling, generate, generation, packed
 
 GREEDY = Sampling(temperature=0)
 LIMIT = 24
@@ -88,14 +87,14 @@ def spy(monkeypatch, owner, name, note):
 def decoded_rows(monkeypatch):
     """A list that gets the number of rows of every decoding step."""
     rows = []
-    spy(monkeypatch, rollout, "decode", lambda model, ids, *_: rows.append(len(ids)))
+    spy(monkeypatch, generation, "decode", lambda model, ids, *_: rows.append(len(ids)))
     return rows
 
 
 def prefilled(monkeypatch):
     """A list that gets the prompts of every prefill."""
     prompts = []
-    spy(monkeypatch, rollout, "prefill", lambda model, root, some: prompts.append(some))
+    spy(monkeypatch, generation, "prefill", lambda model, root, some: prompts.append(some))
     return prompts
 
 
@@ -115,7 +114,7 @@ def script(monkeypatch, requests, lengths):
     def script_draws(numbers, limit):
         return torch.tensor([scripts[n] + [2] * (limit - len(scripts[n])) for n in numbers], dtype=torch.float64)
 
-    monkeypatch.setattr(rollout, "stream_seed", lambda seed, prompt, copy: of_prompt[tuple(prompt)])
-    monkeypatch.setattr(rollout, "uniforms", script_draws)
-    monkeypatch.setattr(rollout, "sample", script_tokens)
+    monkeypatch.setattr(generation, "stream_seed", lambda seed, prompt, copy: of_prompt[tuple(prompt)])
+    monkeypatch.setattr(generation, "uniforms", script_draws)
+    monkeypatch.setattr(generation, "sample", script_tokens)
     return scripts

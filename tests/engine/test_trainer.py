@@ -4,56 +4,16 @@ import inspect
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from transformers import LlamaForCausalLM, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from conftest import tiny_config
-from cpu_grpo import CPUGRPOTrainer
-from cpu_grpo.engine import learner
+from cpu_grpo import CPUGRPOTrainer, FastOptions, Lean
 from cpu_grpo.engine.decoder import Decoder
-from cpu_grpo.engine.schemes.lean import Lean
-from cpu_grpo.engine.trainer import FastOptions
+from cpu_grpo.engine.learner import scoring
 from cpu_grpo.models.loading import load_model
-
-
-def settings(directory, **changes):
-    values = {
-        "output_dir": str(directory),
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "use_cpu": True,
-        "bf16": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "logging_steps": 1,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-    }
-    return GRPOConfig(**(values | changes))
-
-
-def questions():
-    return Dataset.from_list([{"prompt": f"{i} + {i} =", "answer": str(2 * i)} for i in range(8)])
-
-
-def many_letters(completions, **columns):
-    return [float(sum(character.isalpha() for character in completion)) for completion in completions]
-
-
-def make(kind, model, tokenizer, directory, options=None, **changes):
-    return kind(
-        **(options or {}),
-        model=model,
-        reward_funcs=many_letters,
-        args=settings(directory, **changes),
-        train_dataset=questions(),
-        processing_class=tokenizer,
-    )
+from trainers import make, many_letters, questions, settings
 
 
 def test_the_overridden_methods_have_trls_signatures():
@@ -245,8 +205,8 @@ def test_masters_keep_updates_too_small_for_bf16(tokenizer, tiny_directory, tmp_
 
 def test_completions_without_advantage_do_not_go_through_the_model(tokenizer, tiny_directory, tmp_path, monkeypatch):
     packs = []
-    original = learner.pack
-    monkeypatch.setattr(learner, "pack", lambda *inputs: packs.append(original(*inputs)) or packs[-1])
+    original = scoring.pack
+    monkeypatch.setattr(scoring, "pack", lambda *inputs: packs.append(original(*inputs)) or packs[-1])
     model, _ = load_model(tiny_directory)
     trainer = make(scripted(CPUGRPOTrainer), model, tokenizer, tmp_path, max_steps=1)
     # A group of four gets no spread of reward; so the other group's prompt and completions are all there is to compute.

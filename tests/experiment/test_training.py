@@ -8,7 +8,8 @@ import pytest
 from cpu_grpo.config.schema import Hardware, Memory, Train, Trainer
 from cpu_grpo.engine.trainer import CPUGRPOTrainer
 from cpu_grpo.errors import UserError
-from cpu_grpo.experiment.training import chosen_problems, train_variant, unfinished
+from cpu_grpo.experiment.recipe import chosen_problems
+from cpu_grpo.experiment.training import train_variant, unfinished
 from cpu_grpo.hardware import setup
 from cpu_grpo.models.loading import load_model
 from cpu_grpo.tasks.problems import Problem

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_trainer import make
 
-from cpu_grpo.engine.trainer import CPUGRPOTrainer, FastOptions
+from cpu_grpo import CPUGRPOTrainer, FastOptions
 from cpu_grpo.hardware import shortage
 from cpu_grpo.hardware.shortage import SPARE, Shortage
+from trainers import make
 
 GB = 10**9
 
@@ -104,7 +104,7 @@ def test_smaller_steps_learn_the_same(tiny_directory, tokenizer, tmp_path, chang
     watch = OnlyRoomFor(least)
     trainer, found = trained(load_model(tiny_directory)[0], tokenizer, tmp_path, watch, **changes)
     assert watch.denied and len(watch.granted) > len(usual.granted)
-    assert trainer._tokens < plain._tokens
+    assert trainer.step_sizes.tokens < plain.step_sizes.tokens
     for name, parameter in expected.items():
         torch.testing.assert_close(found[name], parameter, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -112,4 +112,4 @@ def test_smaller_steps_learn_the_same(tiny_directory, tokenizer, tmp_path, chang
 def test_rollouts_take_fewer_rows_where_memory_is_short(tiny_model, tokenizer, tmp_path):
     watch = OnlyRoomFor(0)
     trainer, _ = trained(tiny_model, tokenizer, tmp_path, watch)
-    assert trainer._rows == 4  # one group
+    assert trainer.step_sizes.rows == 4  # one group

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cpu_grpo.engine import rollout
 from cpu_grpo.engine.decoder import decoder
-from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.rollout import Request, Sampling, generate, generation, packed
 from cpu_grpo.engine.shape import Shape, of_decoder
 from cpu_grpo.errors import UserError
 from cpu_grpo.plan.answering import Pace, Plan, Work, decoding_steps, pace_of, peak_bytes, require_memory, seconds
@@ -40,8 +39,8 @@ def test_steps_are_those_that_the_engine_makes(tiny_model, monkeypatch, rows, co
         made.append(1)
         return decode(*given)
 
-    decode = rollout.decode
-    monkeypatch.setattr(rollout, "decode", counted)
+    decode = generation.decode
+    monkeypatch.setattr(generation, "decode", counted)
     prompts = [[5 + index, 6, 7] for index in range(20)]
     requests = [Request(prompt, count) for prompt in prompts]
     ends = set(range(0, 400, 9))  # of 512 tokens, so that answers have all sorts of lengths

@@ -58,11 +58,11 @@ with ResourceMonitor() as monitor:
     trainer.eos_token_ids = [2**31 - 1]
     if not watch:
         trainer.shortage.room_for = lambda needed, patience=0: True
-    parts, next_part = {}, trainer._next_part
-    def counted(waiting):
+    parts, next_part = {}, trainer.step_sizes.next_part
+    def counted(*arguments):
         parts[trainer.state.global_step] = parts.get(trainer.state.global_step, 0) + 1
-        return next_part(waiting)
-    trainer._next_part = counted
+        return next_part(*arguments)
+    trainer.step_sizes.next_part = counted
     trainer.train()
 print(json.dumps({"peak": monitor.peak_rss, "libraries": libraries, "parts": parts[1]}))
 """

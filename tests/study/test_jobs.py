@@ -8,7 +8,7 @@ import pytest
 from cpu_grpo.config.compose import compose_run, compose_study, study_names
 from cpu_grpo.config.schema import Budget, Study, StudyJob
 from cpu_grpo.errors import UserError
-from cpu_grpo.experiment.training import chosen_problems
+from cpu_grpo.experiment.recipe import chosen_problems
 from cpu_grpo.files import write_json, write_jsonl
 from cpu_grpo.study import jobs
 from cpu_grpo.study.outcomes import outcome_file, read_outcome, read_outcomes

@@ -11,7 +11,7 @@ from conftest import with_lora
 from cpu_grpo.engine.decoder import UnsupportedModel, decoder
 from cpu_grpo.engine.kernels import fused
 from cpu_grpo.engine.learner import Rounded, attention, completion_logps, forward, head
-from cpu_grpo.engine.learner import pack as pack_rows
+from cpu_grpo.engine.learner.packing import pack as pack_rows
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 # (prompt, completion): groups are shuffled and completions ragged, as TRL hands them over

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from conftest import with_lora
-from cpu_grpo.engine import rollout
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.kernels import build
-from cpu_grpo.engine.rollout import Request, Sampling, cache, forward, schedule
+from cpu_grpo.engine.rollout import Request, Sampling, cache, forward, generation, schedule
 from cpu_grpo.engine.rollout.attention import Step
 from rollouts import (
     ENDS,
@@ -96,7 +95,7 @@ def test_without_sharing_every_completion_has_its_prompt_computed_and_is_the_sam
 
 def test_prompts_that_share_too_much_would_be_noticed(tiny_model, monkeypatch):
     requests = rooted(9, 8, root=16)
-    monkeypatch.setattr(rollout, "common_prefix", lambda prompts: 17)
+    monkeypatch.setattr(generation, "common_prefix", lambda prompts: 17)
     assert tokens(complete(tiny_model, requests, rows=128)) != naive(tiny_model, requests)
 
 
@@ -131,7 +130,7 @@ def test_no_requests_give_no_completions(tiny_model):
 
 def test_rows_are_limited_by_the_memory_for_their_keys(tiny_model, monkeypatch):
     model = decoder(tiny_model)
-    monkeypatch.setattr(rollout, "CACHE_BYTES", 5 * cache.row_bytes(model, LIMIT, torch.float32))
+    monkeypatch.setattr(generation, "CACHE_BYTES", 5 * cache.row_bytes(model, LIMIT, torch.float32))
     rows = decoded_rows(monkeypatch)
     assert agrees(tiny_model, rows=128)
     assert max(rows) <= 5
@@ -190,7 +189,7 @@ def test_prompts_that_nobody_continues_are_not_kept(vector_model, kernels, monke
     def note(model, ids, positions, lengths, cache, blocks, level):
         steps.append((len(ids), sum(len(block.lengths) for block in blocks)))
 
-    spy(monkeypatch, rollout, "decode", note)
+    spy(monkeypatch, generation, "decode", note)
     far = differences(vector_model, requests, complete(vector_model, requests, rows=7))
     assert far.abs().max() < 1e-4
     assert all(kept < 2 * rows for rows, kept in steps)

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from cpu_grpo.engine import rollout
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.kernels import build
-from cpu_grpo.engine.rollout import Request, attention, cache, generate, packed
+from cpu_grpo.engine.rollout import Request, attention, cache, generate, generation, packed
 from cpu_grpo.engine.rollout.attention import Step
 from rollouts import ENDS, GREEDY, LIMIT, REQUESTS, agrees, complete, differences, naive, random_prompts, script, tokens
 
@@ -22,9 +21,9 @@ def test_a_row_that_moves_twice_in_a_step_keeps_its_tokens(vector_model, kernels
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_wrong_position_would_be_noticed(vector_model, kernels, monkeypatch, shift):
     assert agrees(vector_model)
-    right = rollout.decode
+    right = generation.decode
     monkeypatch.setattr(
-        rollout, "decode", lambda model, ids, positions, *rest: right(model, ids, positions + shift, *rest)
+        generation, "decode", lambda model, ids, positions, *rest: right(model, ids, positions + shift, *rest)
     )
     assert not agrees(vector_model)
 

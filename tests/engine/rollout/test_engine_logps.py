@@ -9,11 +9,10 @@ import torch
 from scipy.stats import chisquare
 
 from conftest import need_narrow_products, with_lora
-from cpu_grpo.engine import rollout
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.kernels import native, products
 from cpu_grpo.engine.kernels.products import InPlace
-from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.rollout import Request, Sampling, generate, generation, packed
 from cpu_grpo.hardware import DTYPES
 from rollouts import (
     ENDS,
@@ -221,6 +220,6 @@ def test_second_tokens_occur_as_often_as_the_softmax_says(tiny_model, kernels):
 
 def test_a_biased_sampler_would_be_noticed(tiny_model, monkeypatch):
     assert p_value(*one_token_each(tiny_model, Sampling())) > 1e-3
-    right = rollout.sample
-    monkeypatch.setattr(rollout, "sample", lambda scores, draws, sampling: right(scores, draws.square(), sampling))
+    right = generation.sample
+    monkeypatch.setattr(generation, "sample", lambda scores, draws, sampling: right(scores, draws.square(), sampling))
     assert p_value(*one_token_each(tiny_model, Sampling())) < 1e-6

@@ -12,6 +12,7 @@ from cpu_grpo.engine.decoder import Decoder
 from cpu_grpo.engine.kernels import Native, native
 
 BLOCK = 16  # tokens that the compiled kernels keep together; capacities are multiples of it
+CACHE_BYTES = 2**30  # of keys and values of completions at a time
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """How much memory a rollout takes, counted from what its code holds."""
 
 from cpu_grpo.engine.kernels.products import FEW
-from cpu_grpo.engine.rollout import CACHE_BYTES
+from cpu_grpo.engine.rollout.cache import CACHE_BYTES
 from cpu_grpo.engine.rollout.schedule import PREFILL_TOKENS
 from cpu_grpo.engine.shape import WIDE, Shape
 

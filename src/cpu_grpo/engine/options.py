@@ -1,0 +1,31 @@
+"""How the fast engine runs; TRL's own settings say what it computes."""
+
+from dataclasses import dataclass
+
+from cpu_grpo.hardware import DTYPES
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """What `CPUGRPOTrainer` takes as `fast`.
+
+    Raises:
+        ValueError: a precision that is none, or a number out of its bounds.
+    """
+
+    precision: str = "auto"  # of matrix products: fp32, bf16, or auto: bf16 if TRL's bf16 is on and it is faster here
+    micro_batch_tokens: int = 4096  # tokens whose activations exist at a time in the learner
+    rows: int = 128  # completions decoded together, at most
+    importance_cap: float = 0.0  # truncated importance weights against the rollout's rounding; 0: none
+    share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
+    share_prefixes: bool = True  # prompts go through the model once for all that begins with them
+    skip_useless: bool = True  # completions without advantage stay out of the learner where they have no gradient
+    memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", *DTYPES):
+            raise ValueError(f"precision is {self.precision!r}: use auto, {' or '.join(DTYPES)}.")
+        if self.micro_batch_tokens < 1 or self.rows < 1 or self.importance_cap < 0 or self.memory_limit < 0:
+            raise ValueError(
+                "micro_batch_tokens and rows must be at least 1, importance_cap and memory_limit at least 0."
+            )

@@ -1,0 +1,103 @@
+"""A variant's configuration as TRL takes it: trainer class, settings, memory scheme and data set."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cpu_grpo.config.schema import Train
+from cpu_grpo.engine.schemes.lean import Lean
+from cpu_grpo.engine.schemes.lora import adapters
+from cpu_grpo.errors import UserError
+from cpu_grpo.hardware import Setup
+from cpu_grpo.plan.memory import scheme_of
+from cpu_grpo.tasks.problems import Problem, of_split
+from cpu_grpo.tasks.prompts import prompt, prompt_ids
+from cpu_grpo.units import in_bytes
+
+
+def scheme(config: Train, model: Any) -> dict[str, Any]:
+    """What the trainer is given for the memory scheme."""
+    settings = config.trainer
+    if config.memory.scheme == "lean":
+        return {
+            "optimizers": (Lean(model.parameters(), settings.learning_rate, settings.weight_decay, config.seed), None)
+        }
+    if config.memory.scheme == "lora":
+        return {"peft_config": adapters(config.memory.lora_rank, config.memory.lora_alpha)}
+    return {}
+
+
+def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
+    """What makes the trainer: stock TRL's, or ours with the engine's options."""
+    engine = config.engine
+    if engine.name == "trl":
+        from trl import GRPOTrainer
+
+        return GRPOTrainer
+    from cpu_grpo.engine.options import FastOptions
+    from cpu_grpo.engine.trainer import CPUGRPOTrainer
+
+    options = FastOptions(
+        hardware.precision,
+        engine.micro_batch_tokens,
+        engine.rows,
+        engine.importance_cap,
+        scheme_of(config).shared,
+        engine.share_prefixes,
+        engine.skip_useless,
+        in_bytes(config.memory.limit) or 0,
+    )
+    return partial(CPUGRPOTrainer, fast=options)
+
+
+def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
+    """The training problems that one pass of the variant takes."""
+    chosen = [p for p in of_split(problems, "train") if not config.levels or p.difficulty in config.levels]
+    chosen = chosen[: config.problems or None] * config.copies
+    settings = config.trainer
+    prompts = settings.per_device_train_batch_size * settings.gradient_accumulation_steps // settings.num_generations
+    if len(chosen) < prompts:
+        raise UserError(
+            f"Variant {config.name} has {len(chosen)} training problems (levels {config.levels or 'all'}, problems "
+            f"{config.problems or 'all'}, copies {config.copies}) and one update takes {prompts}: allow more problems, "
+            "other levels or copies, or use smaller batches."
+        )
+    return chosen
+
+
+def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
+    """The variant's problems as the data set that TRL takes: columns prompt and answer."""
+    from datasets import Dataset
+
+    rows = []
+    for problem in chosen_problems(config, problems):
+        text = prompt(problem, config.task, tokenizer)
+        if config.keep_prompt_tokens:
+            text = tokenizer.decode(prompt_ids(text, tokenizer)[-config.keep_prompt_tokens :])
+        rows.append({"prompt": text, "answer": problem.answer})
+    return Dataset.from_list(rows)
+
+
+def grpo_config(config: Train, hardware: Setup, reward_weights: list[float], directory: Path) -> Any:
+    """Our trainer settings as TRL's own config."""
+    from trl import GRPOConfig
+
+    settings = asdict(config.trainer)
+    settings["min_p"] = settings["min_p"] or None
+    settings["gradient_checkpointing"] |= config.memory.scheme != "full"
+    return GRPOConfig(
+        **settings,
+        output_dir=str(directory),
+        reward_weights=reward_weights,
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=hardware.precision == "bf16",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
