@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from floors import Rates, Work
-from worker import Json, WorkerFailed, interleaved
+from processes import Json, WorkerFailed, interleaved
 
 from cpu_grpo.engine.shape import Shape
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from bench import Bench
 from figures import Figure, table
-from limit_rows import hard_limit
-from load_rows import load_time
-from memory_rows import default_job, lean_throughput, memory
-from part_rows import learner, rollout
-from plan_rows import plan
-from run_rows import cpu_use, time_to_accuracy
-from update_rows import linear, throughput, update, weight_refresh
-from worker import ROOT, Json, ask
+from processes import ROOT, Json, ask
+from rows.hard_limit import hard_limit
+from rows.loading import load_time
+from rows.memory import default_job, lean_throughput, memory
+from rows.parts import learner, rollout
+from rows.plan import plan
+from rows.updates import linear, throughput, update, weight_refresh
+from rows.whole_runs import cpu_use, time_to_accuracy
 
 from cpu_grpo.config.compose import load_params
 from cpu_grpo.config.schema import Hardware
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     out = options.out.absolute()
     os.chdir(ROOT)
-    machine = ask("measure_machine.py", {"quick": options.quick})
+    machine = ask("machine", {"quick": options.quick})
     base = "" if options.quick else str(base_model(load_params(ROOT / "params.yaml").model).absolute())
     plot = out.with_name(f"{out.stem}_linearity.png")
     bench = Bench(base, options.repeats, options.stock_repeats, plot, machine)

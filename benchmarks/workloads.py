@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worker import Json, serve
+from processes import Json
 
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.shape import Shape, of_decoder
@@ -125,20 +125,3 @@ def _tiny_tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
-
-
-def _save(task: Json) -> Json:
-    """Writes a task's model to a directory, for an engine that loads from one; returns the prompts as token ids."""
-    model, tokenizer = load(task, torch.bfloat16)
-    model.save_pretrained(task["directory"])
-    tokenizer.save_pretrained(task["directory"])
-    groups = []
-    for given in task["groups"]:
-        count, tokens = given["prompts"], given["prompt_tokens"]
-        asked, warm_up = (prompt_ids(tokenizer, prompts(tokenizer, count, tokens, s)) for s in (SEED, WARM_UP_SEED))
-        groups.append(given | {"prompts": asked, "warm_up_prompts": warm_up})
-    return {"groups": groups}
-
-
-if __name__ == "__main__":
-    serve(_save)

@@ -1,7 +1,7 @@
 import pytest
 from figures import Figure, ratio, table
 from linearity import fit, plot
-from worker import WorkerFailed, ask, interleaved
+from processes import WorkerFailed, ask, interleaved
 
 
 def test_engines_take_turns_and_the_slow_ones_are_spread():
@@ -47,5 +47,5 @@ def test_r_squared_falls_with_a_bend():
 
 
 def test_a_dead_worker_is_told_by_its_last_words():
-    with pytest.raises(WorkerFailed, match=r"measure_machine.py: .*KeyError: 'quick'"):
-        ask("measure_machine.py", {})
+    with pytest.raises(WorkerFailed, match=r"machine: .*KeyError: 'quick'"):
+        ask("machine", {})

@@ -1,21 +1,19 @@
 """The whole benchmark on tiny models: its figures mean nothing, but they must be there and agree with each other."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib import import_module
 from statistics import median
 
 import bench
-import load_rows
-import measure_machine
-import memory_rows
-import part_rows
 import pytest
 import run
-import run_rows
 import torch
-import update_rows
-import worker
+import workers.machine
+from processes import WorkerFailed
+from rows import loading, memory, parts, updates, whole_runs
 
 from conftest import ROOT
 from cpu_grpo.hardware import decisions
@@ -39,7 +37,7 @@ class LLM:
 
 def made_up_rates(monkeypatch, fp32, bf16):
     """GFLOP/s of all products."""
-    monkeypatch.setattr(measure_machine, "gemm_rate", lambda dtype, **sizes: bf16 if dtype == torch.bfloat16 else fp32)
+    monkeypatch.setattr(workers.machine, "gemm_rate", lambda dtype, **sizes: bf16 if dtype == torch.bfloat16 else fp32)
     monkeypatch.setattr(decisions, "probe", lambda threads: machine(fp32, bf16, threads))
 
 
@@ -49,12 +47,11 @@ def in_process(monkeypatch):
     made_up_rates(monkeypatch, fp32=100.0, bf16=300.0)
     threads = torch.get_num_threads()
 
-    def ask(script, task, python=sys.executable, **environment):
-        module = __import__(script.removesuffix(".py"))
-        work = module._save if script == "workloads.py" else module.measure
-        return json.loads(json.dumps(work(json.loads(json.dumps(task)))))
+    def ask(worker, task, python=sys.executable, **environment):
+        measure = import_module(f"workers.{worker}").measure
+        return json.loads(json.dumps(measure(json.loads(json.dumps(task)))))
 
-    for module in (run, update_rows, part_rows, run_rows, load_rows, memory_rows):
+    for module in (run, updates, parts, whole_runs, loading, memory):
         monkeypatch.setattr(module, "ask", ask)
     monkeypatch.delenv("VLLM_PYTHON", raising=False)
     monkeypatch.chdir(ROOT)  # where run.main goes, so that this is undone
@@ -127,7 +124,7 @@ def test_the_command_and_vllms_environment(tmp_path):
     environment = {"VLLM_PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [*command, "--out", tmp_path / "bench.json"],
-        env=worker.os.environ | environment,
+        env=os.environ | environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -139,12 +136,12 @@ def test_the_command_and_vllms_environment(tmp_path):
     assert vllm["value"] == pytest.approx(vllm["ours"] / vllm["other"])
     runs = report["runs"]["rollout_135m"]
     assert runs["vllm"][0]["vllm"] == runs["vllm, all cores"][0]["vllm"] == "stub"
-    assert vllm["other"] == max(2 * 8 / runs[name][0]["seconds"][0] for name in part_rows.VLLM)
+    assert vllm["other"] == max(2 * 8 / runs[name][0]["seconds"][0] for name in parts.VLLM)
 
 
 def test_an_engine_that_fails_leaves_the_others_their_figures(tmp_path):
     def fails():
-        raise worker.WorkerFailed("out of memory")
+        raise WorkerFailed("out of memory")
 
     made = bench.Bench("", 1, 1, tmp_path / "plot.png", {})
     runs = made.measure("key", {"ours": (2, lambda: {"seconds": [1.0]}), "stock": (2, fails)})
@@ -154,7 +151,7 @@ def test_an_engine_that_fails_leaves_the_others_their_figures(tmp_path):
 
 def test_updates_of_another_length_than_planned_are_refused():
     from floors import Work
-    from measure_update import _check
+    from workers.update import _check
 
     work = Work(prompts=1, completions=2, prompt_tokens=3, completion_tokens=4)
     row = {"reward": 0.5, "completions/min_length": 4.0, "completions/max_length": 4.0, "num_tokens": 14}

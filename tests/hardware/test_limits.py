@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from limits import NoGroup, control_group
+from control_groups import NoGroup, control_group
 
 from cpu_grpo.hardware import WORTH_IT, instructions
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from limits import NoGroup, memory_group
+from control_groups import NoGroup, memory_group
 
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job

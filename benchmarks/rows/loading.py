@@ -6,7 +6,7 @@ from statistics import median
 
 from bench import Bench
 from figures import Figure, absolute
-from worker import Json, ask
+from processes import Json, ask
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]  # any tokens
 
@@ -18,8 +18,8 @@ def load_time(bench: Bench, model: str) -> list[Figure]:
 
         def ours() -> Json:
             if not directory.exists():
-                ask("workloads.py", bench.task(model) | {"directory": str(directory), "groups": []})
-            return ask("measure_load.py", {"directory": str(directory), "prompt": PROMPT})
+                ask("saved_model", bench.task(model) | {"directory": str(directory), "groups": []})
+            return ask("loading", {"directory": str(directory), "prompt": PROMPT})
 
         answers = bench.measure(f"load_{model}", {"ours": (bench.repeats, ours)})["ours"]
     seconds = median(answer["seconds"] for answer in answers) if answers else None

@@ -9,8 +9,9 @@ from statistics import median
 
 from bench import Bench
 from figures import Figure, absolute
-from update_rows import asking
-from worker import Json, ask
+from processes import Json, ask
+
+from rows.updates import asking
 
 SCHEMES = {
     "ours": "full: fp32, AdamW",
@@ -81,7 +82,7 @@ def default_job(bench: Bench) -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch:
         task = (_tiny_job if bench.quick else _job)(bench, Path(scratch))
         engines = {
-            scheme: (1, partial(ask, "measure_job.py", task | {"training": [*task["training"], *_scheme(scheme)]}))
+            scheme: (1, partial(ask, "training_run", task | {"training": [*task["training"], *_scheme(scheme)]}))
             for scheme in JOB_GOALS
         }
         runs = bench.measure("memory_default_job", engines)
@@ -117,7 +118,7 @@ def _job(bench: Bench, scratch: Path) -> Json:
 def _tiny_job(bench: Bench, scratch: Path) -> Json:
     """The same with a tiny model and problems that need no drawing."""
     model, problems = scratch / "tiny", scratch / "problems.jsonl"
-    ask("workloads.py", bench.task("135m") | {"directory": str(model), "groups": []})
+    ask("saved_model", bench.task("135m") | {"directory": str(model), "groups": []})
     problems.write_text("".join(json.dumps({"question": f"{n} + 1 =", "answer": n + 1}) + "\n" for n in range(64)))
     (scratch / "data").mkdir()  # none are drawn before
     settings = ["model=path", f"model.path={model}", "task=jsonl", f"task.path={problems}"]

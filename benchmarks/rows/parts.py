@@ -11,7 +11,7 @@ from statistics import median
 import floors
 from bench import Bench, shape_of
 from figures import Figure, ratio
-from worker import Json, ask
+from processes import Json, ask
 
 TEMPERATURE = 0.9
 GROUPS = (1, 8)  # of 8 completions: 8 and 64 sequences
@@ -28,7 +28,7 @@ def rollout(bench: Bench, model: str) -> list[Figure]:
     task |= {"plain_precision": bench.best_precision}
 
     def asking(engine: str, warm_up_tokens: int) -> Callable[[], Json]:
-        return lambda: ask("measure_rollout.py", task | {"engine": engine, "warm_up_tokens": warm_up_tokens})
+        return lambda: ask("rollout", task | {"engine": engine, "warm_up_tokens": warm_up_tokens})
 
     with tempfile.TemporaryDirectory() as scratch:
         engines = {
@@ -79,17 +79,17 @@ def _ask_vllm(task: Json, python: str, environment: dict[str, str]) -> Json:
     openmp = Path(python).parents[1] / "lib" / "libiomp5.so"
     if environment and openmp.is_file():
         environment = environment | {"LD_PRELOAD": str(openmp)}
-    saved = ask("workloads.py", task)
+    saved = ask("saved_model", task)
     asked = {"directory": task["directory"], "temperature": TEMPERATURE, "groups": saved["groups"]}
     asked |= {"plain_precision": task["plain_precision"]}
-    return ask("measure_vllm.py", asked, python, **environment)
+    return ask("vllm_rollout", asked, python, **environment)
 
 
 def learner(bench: Bench, model: str) -> list[Figure]:
     """Achieved FLOP/s, of operations that have to be done, over the GEMM peak measured beside them."""
     works = [bench.work(groups) for groups in (1, MICRO_BATCH)]
     task = bench.task(model) | {"work": [asdict(work) for work in works], "times": bench.repeats}
-    answers = bench.measure(f"learner_{model}", {"ours": (1, lambda: ask("measure_learner.py", task))})["ours"]
+    answers = bench.measure(f"learner_{model}", {"ours": (1, lambda: ask("learner", task))})["ours"]
     figures = []
     for place, work in enumerate(works):
         measure = f"learner, {work.prompts} group{'s' * (work.prompts > 1)} at a time"

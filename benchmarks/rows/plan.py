@@ -6,9 +6,8 @@ from statistics import median
 from bench import Bench, shape_of
 from figures import Figure
 from floors import Work
-from measure_update import LEAN_TOKENS, LORA_TOKENS
-from update_rows import asking
-from worker import Json
+from processes import Json
+from workers.update import LEAN_TOKENS, LORA_TOKENS
 
 from cpu_grpo.engine.shape import stored_bytes
 from cpu_grpo.hardware import DTYPES, Setup
@@ -16,6 +15,7 @@ from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme, peak
 from cpu_grpo.plan.rehearsal import rehearse
 from cpu_grpo.plan.seconds import update_seconds
+from rows.updates import asking
 
 SCHEMES = {
     "ours": Scheme("full", recompute=False),

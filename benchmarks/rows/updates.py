@@ -9,7 +9,7 @@ from bench import Bench, shape_of
 from figures import Figure, absolute, ratio
 from floors import Work
 from linearity import fit, plot
-from worker import Json, ask
+from processes import Json, ask
 
 
 def update(
@@ -112,7 +112,7 @@ def _runs(bench: Bench, key: str, model: str, work: Work, others: tuple[str, ...
 
 def asking(bench: Bench, model: str, work: Work, engine: str) -> Callable[[], Json]:
     task = update_task(bench, model, work, engine)
-    return lambda: ask("measure_update.py", task)
+    return lambda: ask("update", task)
 
 
 def update_task(bench: Bench, model: str, work: Work, engine: str) -> Json:

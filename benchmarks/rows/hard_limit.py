@@ -1,10 +1,11 @@
 """The row about a hard limit: an update of all parameters where the system kills what takes more."""
 
 from bench import Bench
+from control_groups import NoGroup, memory_group
 from figures import Figure, absolute
-from limits import NoGroup, memory_group
-from update_rows import update_task
-from worker import ask
+from processes import ask
+
+from rows.updates import update_task
 
 
 def hard_limit(bench: Bench, model: str, most: float) -> list[Figure]:
@@ -13,7 +14,7 @@ def hard_limit(bench: Bench, model: str, most: float) -> list[Figure]:
     try:
         with memory_group(round(most * 1e9)) as group:
             task = update_task(bench, model, work, "ours lean")
-            run = {"ours lean": (1, lambda: ask("measure_update.py", task, before=group.enter))}
+            run = {"ours lean": (1, lambda: ask("update", task, before=group.enter))}
             if bench.measure(f"limit_{model}", run)["ours lean"]:
                 peak, missing = group.peak and group.peak / 1e9, "finished; no peak is told here"
     except NoGroup as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent  # where workers find what they share
 ROOT = HERE.parent
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -31,31 +31,32 @@ class WorkerFailed(Exception):
 
 
 def ask(
-    script: str, task: Json, python: str = sys.executable, before: Callable[[], None] | None = None, **environment: str
+    worker: str, task: Json, python: str = sys.executable, before: Callable[[], None] | None = None, **environment: str
 ) -> Json:
-    """Runs one of this folder's scripts on a task; returns its answer.
+    """Runs one of `workers` on a task; returns its answer.
 
     Args:
         before: called in the new process before it starts.
 
     Raises:
-        WorkerFailed: the script ended with an error or was killed.
+        WorkerFailed: the worker ended with an error or was killed.
     """
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [python, str(HERE / script), json.dumps(task)],
+        [python, "-m", f"workers.{worker}", json.dumps(task)],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | QUIET | environment,
+        env=os.environ | QUIET | {"PYTHONPATH": path} | environment,
         preexec_fn=before,
         check=False,
     )
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise WorkerFailed(f"{script} was killed by {name}" + (", out of memory?" if name == "SIGKILL" else ""))
+        raise WorkerFailed(f"{worker} was killed by {name}" + (", out of memory?" if name == "SIGKILL" else ""))
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        raise WorkerFailed(f"{script}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise WorkerFailed(f"{worker}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return json.loads(lines[-1])
 
 

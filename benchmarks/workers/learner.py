@@ -9,14 +9,14 @@ from dataclasses import asdict
 
 import torch
 from floors import Work
-from measure_machine import peak
-from worker import Json, serve
+from processes import Json, serve
 from workloads import load, prompt_ids, prompts, shape, use_all_cores
 
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.learner.packing import pack
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory
+from workers.machine import peak
 
 
 def measure(task: Json) -> Json:

@@ -7,7 +7,7 @@ completions, completion_tokens, prompts and warm_up_prompts as token ids).
 import os
 import time
 
-from worker import Json, serve
+from processes import Json, serve
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from worker import ROOT, Json, serve
+from processes import ROOT, Json, serve
 
 from cpu_grpo.config.schema import Task
 

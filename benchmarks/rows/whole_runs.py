@@ -11,8 +11,8 @@ import floors
 from bench import Bench, shape_of
 from figures import Figure, absolute
 from floors import Work
-from measure_accuracy import COMPLETIONS, PROMPTS, TOKENS, write_sums
-from worker import Json, ask
+from processes import Json, ask
+from workers.accuracy import COMPLETIONS, PROMPTS, TOKENS, write_sums
 
 from cpu_grpo.experiment.statistics import wilson
 
@@ -49,10 +49,10 @@ def time_to_accuracy(bench: Bench) -> list[Figure]:
             with tempfile.TemporaryDirectory() as cache:  # without kernels that are compiled already
                 most = 2 if bench.quick else MOST_UPDATES
                 run = task | {"seed": next(seeds), "most_updates": most, "started": time.time()}
-                return ask("measure_accuracy.py", run, XDG_CACHE_HOME=cache)
+                return ask("accuracy", run, XDG_CACHE_HOME=cache)
 
         def base() -> Json:
-            return ask("measure_accuracy.py", task | {"seed": 0, "most_updates": 0, "started": time.time()})
+            return ask("accuracy", task | {"seed": 0, "most_updates": 0, "started": time.time()})
 
         runs = bench.measure("time_to_accuracy", {"base": (1, base), "ours": (bench.repeats, ours)})
     workload = f"{PROMPTS} x {COMPLETIONS} x up to {TOKENS} tokens an update, sums of 2 or 3 one-digit numbers"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import psutil
-from worker import ROOT, Json, serve
+from processes import ROOT, Json, serve
 
 EVERY = 0.05  # seconds between two looks at the memory
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from floors import Work
-from worker import Json, serve
+from processes import Json, serve
 from workloads import NEVER, SEED, WARM_UP_SEED, load, prompt_ids, prompts, shape, use_all_cores
 
 from cpu_grpo.engine.decoder import decoder

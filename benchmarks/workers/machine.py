@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 
 import torch
-from worker import Json, serve
+from processes import Json, serve
 from workloads import use_all_cores
 
 from cpu_grpo.hardware import DTYPES, bandwidth, cpu_name, gemm_rate, usable_cores

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from worker import Json, serve
+from processes import Json, serve
 from workloads import NEVER, use_all_cores
 
 from cpu_grpo.engine.decoder import decoder

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from floors import Work
+from processes import Json, serve
 from transformers import PrinterCallback, TrainerCallback
-from worker import Json, serve
 from workloads import NEVER, TRAINING, load, prompts, shape, use_all_cores
 
 from cpu_grpo.hardware import ResourceMonitor
