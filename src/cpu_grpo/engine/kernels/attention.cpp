@@ -1,4 +1,20 @@
 // Attention of a decoding step: every row sees its group's prompt, stored once, and its own completion so far.
+//
+// Formula    out = softmax(scale * rope(norm(q)) [prompt keys, own keys]^T) [prompt values, own values], in each head;
+//            before that the row's new key (normalised, rotated) and value are appended to its own
+// Shapes     qkv (rows, (heads + 2 kv) d): the new tokens' queries, keys and values -> out (rows, heads, d)
+// Layout     `store` and `attend` keep keys and values of a head in blocks of W tokens (the numbers in a register):
+//
+//              keys   (capacity / W, d / PAIR, W, PAIR)   a register = one feature (pair) of W tokens: q times it adds up
+//                                                         W scores at a time
+//              values (capacity / PAIR, d, PAIR)          a register = W features of one token (pair): a weight times it
+//                                                         adds up W features at a time
+//
+//            PAIR is 2 where AVX-512 multiplies pairs of bf16, else 1. A task is one row and one key head: the queries
+//            that share this head (heads / kv of them) go over its keys together, four at most.
+// Numbers    Stored in fp32 or bf16; scores, softmax and sums in fp32.
+// Reference  Step._composed in rollout/attention.py, by torch; both against transformers' completions and log-probs in
+//            tests/engine/rollout/test_engine.py and test_engine_logps.py
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -1,5 +1,13 @@
-// A decoding step through all layers in one call: with few rows, going from one kernel to the next by way of Python takes a
-// fifth of the step.
+// A decoding step through all layers in one call: with few rows, going from one kernel to the next by way of Python takes
+// a fifth of the step.
+//
+// Formula    for each layer:  x += delta;  delta = o(attend(qkv(norm(x))))
+//                             x += delta;  delta = down(silu(gate) * up),  gate and up = gate_up(norm(x))
+// Shapes     x (n, hidden) in fp32, the residual stream, in place; delta (n, hidden) -> what the last layer adds to it
+// Layout     `layers` holds each layer's addresses, as rollout/weights.py lists them (`_addresses`): weights as
+//            products.cpp packs them, or where they lie, as rows.cpp takes them; keys and values as attention.cpp does.
+// Reference  rollout/forward.py's `_layers`, which calls the same steps one by one;
+//            tests/engine/rollout/test_engine_logps.py (..._give_at_once_what_they_give_one_by_one)
 #include <cstdint>
 #include <vector>
 

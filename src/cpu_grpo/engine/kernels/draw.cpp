@@ -1,4 +1,11 @@
 // Drawing a token from scores over a vocabulary by inverting the cumulative distribution.
+//
+// Formula    p = softmax(scores * inverse temperature); token = the first t with p_0 + ... + p_t > uniform;
+//            logp = log p_token. At inverse temperature 0 the token is the first of the best, its logp at temperature 1
+// Shapes     scores (n, v), uniforms (n,) in fp64 -> tokens (n,), logps (n,); token -1 where the row is no distribution
+// Layout     Two levels: sums of blocks of 256 shares are searched first, then the shares of one block.
+// Numbers    Shares in fp32, sums over blocks in fp64.
+// Reference  rollout/sampling.py's `_draw`, by torch; tests/engine/rollout/test_sampling.py
 #include <cstdint>
 #include <cstdlib>
 

@@ -1,4 +1,13 @@
-// The passes of an update of weights held in bf16 (schemes/lean.py), over matrices (outs, ins) of gradients and weights.
+// The passes of an update of weights held in bf16 (schemes/lean.py).
+//
+// Formula    squares:  rows_i = sum_k g_ik^2,  columns_k = sum_i g_ik^2
+//            weighted: rows_i = sum_k g_ik^2 w_k
+//            descend:  weight_ik = weight_ik * kept - g_ik * by_row_i * by_column_k, in bf16 rounded up or down at random
+// Shapes     gradient and weights (outs, ins), rows and by_row (outs,), columns and by_column (ins,)
+// Layout     Matrices row after row, as torch has them; each thread has rows of its own, and its own sums of columns.
+// Numbers    Gradients and weights in fp32 or bf16, all else in fp32. Random bits are a hash of seed, row and column, so
+//            that they do not depend on the threads.
+// Reference  mean_squares, root_mean_square and descend in schemes/lean.py, by torch; tests/engine/schemes/test_lean.py
 #include <cstdint>
 #include <vector>
 

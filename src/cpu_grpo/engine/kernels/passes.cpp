@@ -1,4 +1,17 @@
 // The passes over memory between matrix products, each fused into one, called with plain pointers.
+//
+// Formula    norm            out = x / sqrt(mean(x^2) + eps) * weight, having added delta to x
+//            swiglu          out = silu(gate) * up
+//            rotary          (a, b) -> (a cos - b sin, b cos + a sin), pairs being (j, j + d / 2)
+//            causal_softmax  softmax(scale * scores) over what a row may see, 0 elsewhere
+//            token_scores    probabilities, log-probs of targets and entropies at a temperature
+//            score_gradient  the gradient of the targets' log-probs by scores
+//            ..._backward    their gradients
+// Shapes     n rows of h features, d features of a head, s keys, v tokens; at each function
+// Layout     Everything as torch has it, row after row; gates and ups side by side, (n, 2 h).
+// Numbers    In fp32 or bf16, arithmetic in fp32, rounded once. The residual stream and norms' weights are fp32.
+// Reference  the second half of each function in fused.py, by torch; tests/engine/kernels/test_fused.py, which has naive
+//            versions and autograd's gradients too
 #include <cstdint>
 #include <cstring>
 

@@ -1,6 +1,23 @@
-// Products of few rows with a large weight, as decoding makes them: the weight is read from memory once, in the order it
-// lies in, while the rows stay in the cache. In fp32 on every CPU, by weights in fp32 or bf16; in bf16 where AVX-512 multiplies
-// pairs of it; products.py says what is done elsewhere.
+// Products of few rows with a large weight, as decoding makes them.
+//
+// Formula    out = x weight^T + bias
+// Shapes     x (n, in), weight (outs, in), bias (outs,) -> out (n, outs), for n from 1 to about 128
+// Layout     The weight is copied once into panels of PANEL outputs (48 with AVX-512, 16 with AVX2), in the order it is
+//            read in: a product streams it from memory while the rows stay in the cache:
+//
+//              weight (outs, in)            packed (panels, in, PANEL)
+//              in ->                        one panel = all inputs of PANEL outputs
+//            o a0 a1 a2 ..                  in fp32:  a0 b0 c0 ..  a1 b1 c1 ..  a2 b2 c2 ..
+//            u b0 b1 b2 ..       ->                   |- input 0 | |- input 1 |
+//            t c0 c1 c2 ..                  in pairs of bf16, (panels, in / 2, PANEL, 2):
+//            s .                                      a0 a1 b0 b1 c0 c1 ..  a2 a3 b2 b3 c2 c3 ..
+//                                                     |- inputs 0 and 1  |  |- inputs 2 and 3  |
+//
+//            Outputs past the last are zeros. A step multiplies one input (or pair) of up to ROWS rows, broadcast, by
+//            VECTORS registers of outputs: ROWS * VECTORS sums stay in registers for the whole length of `in`.
+// Numbers    In fp32 on every CPU, by weights in fp32 or bf16; in bf16 where AVX-512 multiplies pairs of it. Sums in fp32.
+// Reference  x.double() @ weight.double().t() + bias (tests/engine/kernels/test_products.py); products.py says what is
+//            done where this file has nothing, and measures whether it pays.
 #include <cstdint>
 #include <cstring>
 #include <type_traits>

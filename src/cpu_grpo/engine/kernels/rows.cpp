@@ -1,6 +1,12 @@
-// Products of few rows with a weight where it lies, (outs, in): in fp32 with one in fp32 or bf16, in bf16 with one in bf16. No
-// copy, and at the memory's speed for up to about 16 rows. For more, products.cpp with its copy is up to twice as fast: sums
-// along the input leave more to load.
+// Products of few rows with a weight where it lies: no copy, and at the memory's speed for up to about 16 rows. For more,
+// products.cpp with its copy is up to twice as fast: sums along the input leave more to load.
+//
+// Formula    out = x weight^T + bias + level, rounded once
+// Shapes     x (n, in), weight (size, in), bias (size,) or null, level (n,) or null -> out (n, size), its rows `outs` apart
+// Layout     Everything as torch has it, row after row. A block is ROWS rows times OUTS outputs, whose sums along `in` stay
+//            in registers, a register holding the sums of every LANES-th input; CACHED inputs at a time.
+// Numbers    In fp32 by weights in fp32 or bf16, in bf16 by weights in bf16. Sums in fp32.
+// Reference  products.add_product, by torch; tests/engine/kernels/test_products.py
 #include <cstdint>
 #include <vector>
 

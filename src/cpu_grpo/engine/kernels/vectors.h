@@ -1,4 +1,4 @@
-// As many floats as a register of this CPU holds, how they are read and written, and how many registers there are.
+// As many floats as a register of this CPU holds (LANES), how they are read and written, and how many registers there are.
 #pragma once
 #include "numbers.h"
 
