@@ -25,16 +25,14 @@ study: $(READY) ## answer a question by many runs: make study NAME=progressive B
 	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS)
 	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
 
-test: $(READY) ## run the tests
-	"$(BIN)/python" -m pytest
+test: $(READY) ## run the tests; make test FAST=1 runs those that take no time, within two minutes
+	"$(BIN)/python" -m pytest $(if $(FAST),-m "not slow")
 
 bench: $(READY) ## measure speed against stock TRL and others: hours; leave the machine alone meanwhile
 	"$(BIN)/python" benchmarks/run.py
 
-lint: $(READY) ## check style and the direction of imports
-	"$(BIN)/ruff" check .
-	"$(BIN)/ruff" format --check .
-	"$(BIN)/lint-imports"
+lint: $(READY) ## check style, types and the direction of imports
+	"$(BIN)/pre-commit" run --all-files
 
 ui: $(READY) ## browse the runs at http://127.0.0.1:5000
 	"$(BIN)/mlflow" ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -154,12 +154,10 @@ def _run_from_params(stage: Stage) -> None:
     parser.add_argument("--variant", help="train: which variant")
     parser.add_argument("--model", help="evaluate: which model")
     arguments = parser.parse_args()
-    config: Pipeline | Train = load_params(arguments.params)
-    if arguments.variant:
-        config = one_variant(config, arguments.variant)
+    config = load_params(arguments.params)
     if arguments.model:
         config.evaluation.models = [arguments.model]
-    stage(config, Path(), pipeline_id())
+    stage(one_variant(config, arguments.variant) if arguments.variant else config, Path(), pipeline_id())
 
 
 def _run_hydra(stage: Stage, config_name: str) -> None:
@@ -167,7 +165,7 @@ def _run_hydra(stage: Stage, config_name: str) -> None:
     schema = SCHEMAS[config_name]
     sys.argv.append(f"hydra.job.name={stage.__name__}")  # else Hydra would name every job after this file
 
-    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")  # type: ignore[untyped-decorator]
     def run(composed: DictConfig) -> None:
         job = HydraConfig.get()
         root = Path(job.runtime.output_dir)

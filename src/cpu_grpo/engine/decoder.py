@@ -4,6 +4,7 @@ Nothing is copied: the tensors are the model's own parameters, so a `Decoder` ma
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -115,7 +116,8 @@ def decoder(model: nn.Module) -> Decoder:
     Raises:
         UnsupportedModel: an architecture, adapter or option that the fast path does not compute.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    given: Any = model
+    causal = given.get_base_model() if hasattr(given, "get_base_model") else given
     config = causal.config
     _check(config)
     body = causal.get_decoder()
@@ -137,7 +139,7 @@ def decoder(model: nn.Module) -> Decoder:
     )
 
 
-def _check(config: object) -> None:
+def _check(config: Any) -> None:
     if config.model_type not in ARCHITECTURES:
         raise UnsupportedModel(f"its architecture is {config.model_type} (known: {', '.join(ARCHITECTURES)})")
     if config.hidden_act != "silu":
@@ -150,7 +152,7 @@ def _check(config: object) -> None:
         raise UnsupportedModel("it has sliding windows")
 
 
-def _layer(block: nn.Module) -> Layer:
+def _layer(block: Any) -> Layer:
     attention, mlp = block.self_attn, block.mlp
     return Layer(
         attention_norm=_norm(block.input_layernorm),
@@ -167,11 +169,11 @@ def _layer(block: nn.Module) -> Layer:
     )
 
 
-def _norm(module: nn.Module) -> Norm:
+def _norm(module: Any) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 
 
-def _linear(module: nn.Module) -> Linear:
+def _linear(module: Any) -> Linear:
     if type(module) is nn.Linear:
         return Linear(module.weight, module.bias)
     try:
@@ -184,7 +186,7 @@ def _linear(module: nn.Module) -> Linear:
     return Linear(base.weight, base.bias, () if module.disable_adapters or module.merged else _adapters(module))
 
 
-def _adapters(module: nn.Module) -> tuple[Adapter, ...]:
+def _adapters(module: Any) -> tuple[Adapter, ...]:
     active = [name for name in module.active_adapters if name in module.lora_A]
     if any(name in module.lora_variant for name in active):
         raise UnsupportedModel("an adapter is a variant of LoRA")

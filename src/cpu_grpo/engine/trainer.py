@@ -34,6 +34,8 @@ class CPUGRPOTrainer(GRPOTrainer):
     with TRL's on the first batch.
     """
 
+    _buffered_inputs: list[Inputs] | None  # TRL's: the micro-batches that a rollout's completions are learnt in
+
     def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         keep_memory(large=not self.args.gradient_checkpointing)
@@ -79,7 +81,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         batches = self._buffered_inputs
-        if self.model.training and batches is not before and len(batches) > 1 and self._fast():
+        if self.model.training and batches and batches is not before and len(batches) > 1 and self._fast():
             # Only within an update: which completions an update learns from stays as TRL drew it.
             window = self.args.gradient_accumulation_steps
             windows = [batches[first : first + window] for first in range(0, len(batches), window)]

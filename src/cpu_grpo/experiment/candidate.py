@@ -25,7 +25,7 @@ class Candidate:
         return end_tokens(self.model, self.tokenizer)
 
     def greedy(
-        self, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], None]
+        self, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], object]
     ) -> list[list[int]]:
         """Greedy completions (token ids, the end token included), `rows` at a time, in the prompts' order.
 
@@ -51,7 +51,7 @@ def candidate(model: Any, tokenizer: Any, precision: str, rows: int, fast: bool 
 
 
 def plain_greedy(
-    model: Any, tokenizer: Any, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], None]
+    model: Any, tokenizer: Any, prompts: list[list[int]], limit: int, rows: int, finished: Callable[[int], object]
 ) -> list[list[int]]:
     """Greedy completions by transformers, `rows` at a time; prompts of like length together, so that few are padded."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 # Instruction sets that products of matrices gain from, by Linux's names: of x86, and of arm64.
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-INSTRUCTIONS += ("asimd", "asimddp", "bf16", "i8mm", "sve", "svebf16")
+INSTRUCTIONS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve", "svebf16"),
+)
 # Of what torch names otherwise.
 LINUX_NAMES = {
     "avx512_f": "avx512f",

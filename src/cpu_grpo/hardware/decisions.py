@@ -30,7 +30,7 @@ class Setup:
 def setup(config: Hardware) -> Setup:
     """Decides threads and precision; sets torch up for them and lets the process keep its memory."""
     keep_memory()
-    torch.backends.mkldnn.enabled = config.onednn
+    torch.backends.mkldnn.enabled = config.onednn  # type: ignore[assignment]  # a property of the module
     cores = count_cores()
     counts = [config.threads] if config.threads else cores.thread_counts
     open_question = config.precision == "auto" or len(counts) > 1

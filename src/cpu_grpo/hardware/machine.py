@@ -23,8 +23,10 @@ SIZES = (1024, 4096)
 UNDISTURBED = 0.9  # share of its threads' time that a process must get for its figures to be kept
 READ = 2**26  # numbers in fp32 that are summed: 268 MB, more than caches hold
 # Environment variables that allow or forbid instructions to torch and its libraries.
-SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
-SWITCHES += ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+SWITCHES = (
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
+)
 
 
 @dataclass(frozen=True)

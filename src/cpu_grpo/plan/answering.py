@@ -154,7 +154,8 @@ def decoding_steps(steps: Sequence[Sequence[int]], rows: int) -> int:
     Args:
         steps: that each answer takes, by prompt, in the order in which they are begun.
     """
-    waiting, left, made = deque(steps), [], 0  # left: the steps that each taken row still has before it
+    waiting, made = deque(steps), 0
+    left: list[int] = []  # the steps that each taken row still has before it
     while waiting or left:
         if not left or rows - len(left) >= rows // 4:
             while waiting and len(left) + len(waiting[0]) <= rows:

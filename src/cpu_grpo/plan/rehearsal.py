@@ -113,7 +113,7 @@ def thin_rows(job: Job) -> int:
     return max(1, job.decoded // 4)
 
 
-def _cache(task: dict) -> Path:
+def _cache(task: dict[str, Any]) -> Path:
     """Where the costs of a task are kept: by task, machine and the engine's code."""
     package = Path(__file__).parents[1]
     sources = [path for name in TIMED for path in _files(package / name)]
@@ -125,11 +125,12 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".py", ".cpp", ".h"))
 
 
-def _costs(found: dict) -> Costs:
-    return Costs(**{name: Cost(**value) if isinstance(value, dict) else value for name, value in found.items()})
+def _costs(found: dict[str, Any]) -> Costs:
+    parts: dict[str, Any] = {n: Cost(**value) if isinstance(value, dict) else value for n, value in found.items()}
+    return Costs(**parts)
 
 
-def measure(task: dict) -> Costs:
+def measure(task: dict[str, Any]) -> Costs:
     """The costs of a task, here and now."""
     shape, job, scheme = Shape(**task["shape"]), Job(**task["job"]), Scheme(**task["scheme"])
     torch.set_num_threads(task["threads"])
@@ -253,7 +254,7 @@ def _optimizer(model: Decoder, scheme: Scheme) -> torch.optim.Optimizer:
                 collect(getattr(value, name))
 
     collect(model)
-    some = list(tensors.values())
+    some: list[Any] = list(tensors.values())
     return Lean(some, lr=1e-6) if scheme.name == "lean" else torch.optim.AdamW(some, lr=1e-6, fused=True)
 
 

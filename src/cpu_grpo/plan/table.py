@@ -21,7 +21,7 @@ def heading(config: Train, job: Job, known: Known, room: Budget) -> str:
 
 def table(options: list[Option], room: Budget, hardware: Setup | None = None) -> str:
     """A line for each option; with `hardware`, times are measured on it where they fit."""
-    lines = [COLUMNS if hardware else COLUMNS[:-2]]
+    lines: list[tuple[str, ...]] = [COLUMNS if hardware else COLUMNS[:-2]]
     for option in options:
         needs = option.peak
         fits = needs.total <= room.bytes

@@ -56,11 +56,11 @@ def _with_those_before(name: str, trainings: Mapping[str, Training]) -> float:
 
 
 def _speed(trainings: list[Training]) -> list[str]:
-    known = [own for own in trainings if own.completions_per_second]
+    known = [(own.completions_per_second, own.variant) for own in trainings if own.completions_per_second]
     if not known:
         return []
-    slow, fast = (chosen(known, key=lambda own: own.completions_per_second) for chosen in (min, max))
-    told = [f"{own.completions_per_second * HOUR:,.0f} completions by {own.variant}" for own in (slow, fast)]
+    slow, fast = (chosen(known, key=lambda pair: pair[0]) for chosen in (min, max))
+    told = [f"{speed * HOUR:,.0f} completions by {variant}" for speed, variant in (slow, fast)]
     return [f"An hour is worth {told[0]}, the slowest, and {told[1]}, the fastest."]
 
 

@@ -48,10 +48,10 @@ def compare(results: Results, config: Pipeline) -> list[Row]:
 
 def _corrected(rows: list[Row]) -> list[Row]:
     """The rows with p-values, and gains that would have been found, which may be read together."""
-    gained = [row for row in rows if row.gain]
-    p_values = dict(zip((row.name for row in gained), holm([row.gain.p_value for row in gained]), strict=True))
+    gains = {row.name: row.gain for row in rows if row.gain}
+    p_values = dict(zip(gains, holm([gain.p_value for gain in gains.values()]), strict=True))
     return [
-        replace(row, p_corrected=p_values[row.name], smallest=row.gain.smallest(len(gained))) if row.gain else row
+        replace(row, p_corrected=p_values[row.name], smallest=row.gain.smallest(len(gains))) if row.gain else row
         for row in rows
     ]
 
@@ -69,7 +69,8 @@ def _gain(base: Evaluation | None, other: Evaluation | None, seed: int) -> Paire
 
 def best(rows: list[Row]) -> Row | None:
     """The model with the largest paired gain, be it negative."""
-    return max((row for row in rows if row.gain), key=lambda row: row.gain.difference, default=None)
+    gained = [(row.gain.difference, row) for row in rows if row.gain]
+    return max(gained, key=lambda pair: pair[0])[1] if gained else None
 
 
 def better(rows: list[Row]) -> list[Row]:
@@ -79,8 +80,8 @@ def better(rows: list[Row]) -> list[Row]:
 
 def surely_better(rows: list[Row]) -> list[Row]:
     """The models whose gain is more than chance after Holm's correction."""
-    compared = [row for row in rows if row.gain and row.p_corrected is not None]
-    return [row for row in compared if row.gain.difference > 0 and row.p_corrected < 0.05]
+    compared = [(row, row.gain, row.p_corrected) for row in rows]
+    return [row for row, gain, p in compared if gain and p is not None and gain.difference > 0 and p < 0.05]
 
 
 def worse(rows: list[Row]) -> list[Row]:

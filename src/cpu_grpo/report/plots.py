@@ -235,7 +235,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     axes.set_title(_label(panel.title), fontsize=9, loc="left")
     axes.set_xlabel("update (optimizer steps)", fontsize=7.5)
     axes.set_ylabel(panel.label, fontsize=7.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # matplotlib's default locator's
     if panel.bounds:
         axes.set_ylim(*panel.bounds)
 

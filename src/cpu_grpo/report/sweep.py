@@ -54,13 +54,14 @@ def summarise(directory: Path, without_results: str = "failed") -> str:
     """A Markdown table, aligned so that it reads well in a terminal: a row for each training run of each job."""
     # Imported here, because Hydra imports this module in every job, and the statistics take a while to load.
     from cpu_grpo.report.results import read_trainings
-    from cpu_grpo.report.tables import Table, markdown
+    from cpu_grpo.report.tables import Cell, Table, markdown
 
-    rows = []
+    rows: list[list[Cell]] = []
     for job in _jobs(directory):
         trainings = read_trainings(job / "results" / "train").values()
         told = [_cells(training) for training in trainings] or [[without_results] + [""] * (len(HEADER) - 3)]
-        rows += [[(text,) for text in (job.name, _overrides(job), *cells)] for cells in told]
+        for cells in told:
+            rows.append([(text,) for text in (job.name, _overrides(job), *cells)])
     return markdown(Table("", HEADER, rows)) + "\n"
 
 

@@ -67,7 +67,7 @@ def _accuracy_cells(row: Row) -> list[Cell]:
         (percent(found.strict_accuracy), interval_text(found.strict_low, found.strict_high)),
         (percent(found.flexible_accuracy), interval_text(found.flexible_low, found.flexible_high)),
     ]
-    if row.gain is None:
+    if row.gain is None or row.smallest is None or row.p_corrected is None:
         return [*cells, (NOTHING,), (NOTHING,)]
     interval = f"{points(row.gain.low)} to {points(row.gain.high)}"
     gain = (points(row.gain.difference), interval, f"least {100 * row.smallest:.1f}")
@@ -76,9 +76,9 @@ def _accuracy_cells(row: Row) -> list[Cell]:
 
 def _training_cells(row: Row) -> list[Cell]:
     if row.training is None:
-        return [(NOT_RUN if row.trainable else NOTHING,)] + [(NOTHING,)] * 6
-    found = row.training
-    return [(text,) for text in (number(found.updates, 0), *cost_texts(found))]
+        return [(NOT_RUN if row.trainable else NOTHING,), *[(NOTHING,)] * 6]
+    cells: list[Cell] = [(text,) for text in (number(row.training.updates, 0), *cost_texts(row.training))]
+    return cells
 
 
 def cost_texts(found: Training) -> list[str]:

@@ -27,10 +27,10 @@ def correct(completion: str, answer: str) -> float:
 
 def closeness(completion: str, answer: str) -> float:
     """1 / (1 + distance) of the completion's last number from the reference answer; 0 where either is no number."""
-    found = flexible(completion)
-    if found is None or not is_number(answer):
-        return 0.0
-    return float(1 / (1 + abs(number(found) - number(answer))))
+    text = flexible(completion)
+    found = number(text) if text is not None else None
+    wanted = number(answer) if is_number(answer) else None
+    return 0.0 if found is None or wanted is None else float(1 / (1 + abs(found - wanted)))
 
 
 def format(completion: str, answer: str) -> float:

@@ -12,6 +12,8 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, read_jsonl
 from cpu_grpo.tasks.problems import Problem, problem_from_row
 
+Rows = Iterator[tuple[str, int, str, dict[str, Any]]]  # split, place in it, where that is, and the row itself
+
 CHUNK = 2000
 CHAIN_SUM_LEVELS = {1: (2, 1), 2: (3, 1), 3: (2, 2), 4: (3, 2)}  # level -> reasoning-gym's (terms, digits)
 
@@ -81,14 +83,14 @@ def published_place(problem: Problem) -> int:
     return int(place) if before == "gsm8k:test" else 0
 
 
-def _gsm8k_local(directory: Path):
+def _gsm8k_local(directory: Path) -> Rows:
     for split in ("train", "test"):
         path = directory / f"{split}.jsonl"
         for index, row in enumerate(read_jsonl(path)):
             yield split, index, f"{path}, problem {index + 1}", row
 
 
-def _gsm8k_hub(task: Task):
+def _gsm8k_hub(task: Task) -> Rows:
     from datasets import load_dataset
 
     try:

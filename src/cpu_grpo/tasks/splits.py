@@ -65,7 +65,7 @@ def _draw_generated(
         random.Random(seed + level).shuffle(wanted)
         stream = generator.stream(seed * 1_000_003 + 100_000 * level, level)
         patience = TRIES_PER_PROBLEM * len(wanted)
-        seen = {_text(shown) for shown in [*task.examples, *drawn.problems]}
+        seen = {*map(_text, task.examples), *map(_text, drawn.problems)}
         found = _distinct(stream, level, len(wanted), patience, seen, _fits(task, prompt_length), drawn)
         if len(found) < len(wanted):
             raise UserError(

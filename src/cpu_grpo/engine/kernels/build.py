@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,11 +56,36 @@ SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 PRODUCTS = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
 
 
+Kernel = Callable[..., None]
+
+
 class Native:
     """The compiled kernels for a dtype, and one that weights are stored in, as functions of tensors, numbers and None.
 
-    `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none.
+    `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none. What each
+    kernel takes stands at its C++ function.
     """
+
+    norm: Kernel
+    norm_backward: Kernel
+    swiglu: Kernel
+    swiglu_backward: Kernel
+    rotary: Kernel
+    causal_softmax: Kernel
+    causal_softmax_backward: Kernel
+    token_scores: Kernel
+    score_gradient: Kernel
+    draw: Kernel
+    squares: Kernel
+    weighted_squares: Kernel
+    descend: Kernel
+    store: Kernel
+    attend: Kernel
+    lay_out: Kernel
+    narrow_product: Kernel
+    row_product: Kernel
+    decode_layers: Kernel
+    decode_layers_in_place: Kernel
 
     def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
         self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
@@ -108,5 +134,5 @@ def _compiled() -> Path:
     return target
 
 
-def _call(function: object, *arguments: object) -> None:
+def _call(function: Kernel, *arguments: object) -> None:
     function(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments))

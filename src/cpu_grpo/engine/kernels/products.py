@@ -32,8 +32,8 @@ def product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, row
     """
     columns, stored = weights[0].size(1) + level, storage(weights, dtype)
     kernels = native(dtype, stored)
-    whole = columns * dtype.itemsize % WORD == 0
-    if kernels and kernels.panel and _lays_out() and rows <= NARROW and whole and _narrow_pays(dtype, stored, rows):
+    suited = _lays_out() and rows <= NARROW and columns * dtype.itemsize % WORD == 0
+    if suited and kernels and kernels.panel and _narrow_pays(kernels, dtype, stored, rows):
         return Narrow.of(kernels, stored, weights, biases, level)
     weight, bias = side_by_side(weights, biases, dtype, level)
     return library_product(weight, bias, rows)
@@ -155,9 +155,10 @@ def add_product(
     tells them apart where it could not tell the products.
     """
     weight = weight.to(x.dtype).t()
-    if bias is None and level is None:
+    starts = [start for start in (bias, None if level is None else level[:, None]) if start is not None]
+    if not starts:
         return torch.mm(x, weight, out=out)
-    out.copy_(sum(start for start in (bias, None if level is None else level[:, None]) if start is not None))
+    out.copy_(functools.reduce(torch.add, starts))
     return out.addmm_(x, weight)
 
 
@@ -187,9 +188,8 @@ def _prepacks(dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _narrow_pays(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
+def _narrow_pays(kernels: Native, dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
     """Whether oneDNN is not much faster for so many rows, as it may be on CPUs with matrix units; measured in 0.1 s."""
-    kernels = native(dtype, stored)
     weights = [torch.ones(SHAPE, dtype=dtype) for _ in range(PROBES)]
     x = torch.ones(rows, SHAPE[1], dtype=dtype)
     ours = _seconds([Narrow.of(kernels, stored, [weight.to(stored)], [None]) for weight in weights], x)

@@ -96,7 +96,7 @@ class Rounded:
 
 
 @dataclass
-class Twice(AbstractContextManager):
+class Twice(AbstractContextManager[None]):
     """How a layer is computed that is computed twice; within this context, for the second time.
 
     Its widest tensors lie where those of every layer do. Made anew they would leave holes that the next layer's do not
@@ -124,18 +124,20 @@ def token_scores(
     """
     decoder = model.decoder
     angles = decoder.rope(pack.positions)  # cosines and sines, (N, d / 2) each
-    x, delta = torch.nn.functional.embedding(pack.ids, decoder.embedding).float(), None  # (N, H)
+    x = torch.nn.functional.embedding(pack.ids, decoder.embedding).float()  # (N, H)
+    delta: torch.Tensor | None = None  # likewise: what the last layer adds to it
     recompute = recompute and torch.is_grad_enabled()
-    places = places_like(x, len(decoder.layers)) if recompute else ()
+    places = places_like(x, len(decoder.layers)) if recompute else []
     inner = decoder.layers[0].gate.weight.size(0)
-    wide = [x.new_empty(x.size(0), size, dtype=model.dtype) for size in (2 * inner, inner)] if recompute else ()
+    wide = [x.new_empty(x.size(0), size, dtype=model.dtype) for size in (2 * inner, inner)] if recompute else []
     for number, (layer, joints) in enumerate(zip(decoder.layers, model.layers, strict=True)):
         if recompute:
             x, delta = Kept.apply(x, delta, (places[number],)), None
             x, delta = _computed_twice(wide, x, delta, layer, joints, angles, pack, model)
         else:
             x, delta = _layer(x, delta, layer, joints, angles, pack, model)
-    _, states = _norm(x[pack.states], delta[pack.states], decoder.norm, model.dtype)  # (M, H)
+    last = None if delta is None else delta[pack.states]
+    _, states = _norm(x[pack.states], last, decoder.norm, model.dtype)  # (M, H)
     chunk = -(-CHUNK // 2) if recompute else CHUNK
     forget = recompute or not torch.is_grad_enabled()  # autograd's functions cannot tell that no gradient is wanted
     return TokenScores.apply(states, model.head, decoder.head.weight, pack.targets, temperature, chunk, forget)
@@ -176,14 +178,14 @@ def _layer(
     decoder = model.decoder
     x, normed = _norm(x, delta, layer.attention_norm, model.dtype)
     q, k, v = _heads(qkv(normed), decoder)
-    if layer.q_norm is not None:
-        q, k = _head_norm(q, layer.q_norm), _head_norm(k, layer.k_norm)
+    q, k = _head_norm(q, layer.q_norm), _head_norm(k, layer.k_norm)
     q, k = Rotary.apply(q, *angles), Rotary.apply(k, *angles)
     attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale)  # (N, heads, d)
     x, normed = _norm(x, o(attended.flatten(1)), layer.mlp_norm, model.dtype)
     if twice is None:
         return x, down(SwiGLU.apply(gate_up(normed), ()))
-    gates, active = (place.new_empty(0).set_(place) for place in twice.wide)  # not views, which autograd would follow
+    # Not views, which autograd would follow; torch's types do not know that `set_` takes a tensor.
+    gates, active = (place.new_empty(0).set_(place) for place in twice.wide)  # type: ignore[call-overload]
     active = SwiGLU.apply(gate_up(normed, gates), (active,))  # (N, I)
     return x, down(active, unread=twice.again)
 
@@ -199,6 +201,8 @@ def _norm(
     return AddNorm.apply(x, delta, norm.weight, norm.eps, dtype)
 
 
-def _head_norm(x: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """(N, heads, d), each head by itself."""
+def _head_norm(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """(N, heads, d), each head by itself, where there is such a norm."""
+    if norm is None:
+        return x
     return _norm(x.float().flatten(0, 1), None, norm, x.dtype)[1].view(x.shape)

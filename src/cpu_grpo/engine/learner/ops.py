@@ -109,8 +109,9 @@ class Kept(torch.autograd.Function):
 
 def places_like(x: torch.Tensor, count: int) -> list[torch.Tensor]:
     """`count` tensors of x's kind that lie side by side; not views, as autograd forbids what is done with them."""
-    memory = x.new_empty(count * x.numel()).untyped_storage()
-    return [x.new_empty(0).set_(memory, number * x.numel(), x.shape) for number in range(count)]
+    memory, size = x.new_empty(count * x.numel()).untyped_storage(), x.numel()
+    # torch's types know `set_` with strides alone.
+    return [x.new_empty(0).set_(memory, number * size, x.shape) for number in range(count)]  # type: ignore[call-overload]
 
 
 class SwiGLU(torch.autograd.Function):
@@ -127,7 +128,8 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return fused.swiglu_backward(gradient, *ctx.saved_tensors, ctx.overwrite), None
+        (x,) = ctx.saved_tensors
+        return fused.swiglu_backward(gradient, x, ctx.overwrite), None
 
 
 class Rotary(torch.autograd.Function):
@@ -140,4 +142,5 @@ class Rotary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return fused.rotary(gradient, *ctx.saved_tensors, sign=-1), None, None
+        cos, sin = ctx.saved_tensors
+        return fused.rotary(gradient, cos, sin, sign=-1), None, None

@@ -69,9 +69,13 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
 class _Builder:
     def __init__(self, root: tuple[int, ...]) -> None:
         self.root = len(root)
-        self.ids, self.positions, self.trees = list(root), list(range(len(root))), []
-        self.states, self.targets = [], []
-        self.rows, self.columns, self.scores = [], [], []
+        self.ids, self.positions = list(root), list(range(len(root)))
+        self.trees: list[Tree] = []
+        self.states: list[int] = []
+        self.targets: list[int] = []
+        self.rows: list[int] = []
+        self.columns: list[int] = []
+        self.scores: list[int] = []
 
     def add(self, prompt: tuple[int, ...], completions: dict[tuple[int, ...], list[int]]) -> None:
         start, rest = len(self.ids), prompt[self.root :]

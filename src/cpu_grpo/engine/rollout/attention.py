@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from cpu_grpo.engine.decoder import Decoder, Norm
-from cpu_grpo.engine.kernels import fused
+from cpu_grpo.engine.kernels import Native, fused
 from cpu_grpo.engine.rollout.cache import CompletionCache, PromptBlock, compiled
 
 WIDTH_STEP = 32  # torch's products read completions up to a multiple of this, and so keep their shapes for a while
@@ -36,12 +36,16 @@ class Step:
         self, layer: int, qkv: torch.Tensor, q_norm: Norm | None = None, k_norm: Norm | None = None
     ) -> torch.Tensor:
         """Projections (n, (heads + 2 kv) d) -> what the rows see, (n, heads d); the cache gets the keys and values."""
-        return (self._compiled if self.native else self._composed)(layer, qkv, q_norm, k_norm)
+        if self.native:
+            return self._compiled(self.native, layer, qkv, q_norm, k_norm)
+        return self._composed(layer, qkv, q_norm, k_norm)
 
-    def _compiled(self, layer: int, qkv: torch.Tensor, q_norm: Norm | None, k_norm: Norm | None) -> torch.Tensor:
+    def _compiled(
+        self, kernels: Native, layer: int, qkv: torch.Tensor, q_norm: Norm | None, k_norm: Norm | None
+    ) -> torch.Tensor:
         decoder, keys, values = self.decoder, self.cache.keys[layer], self.cache.values[layer]
         out = qkv.new_empty(qkv.size(0), decoder.heads * decoder.head_dim)
-        self.native.attend(
+        kernels.attend(
             qkv,
             q_norm and q_norm.weight,
             k_norm and k_norm.weight,
@@ -104,12 +108,13 @@ def heads(
     """Projections (n, (heads + 2 kv) d) -> rotated q (n, heads, d) and k (n, kv, d), and v (n, kv, d)."""
     parts = [decoder.heads, decoder.kv_heads, decoder.kv_heads]
     q, k, v = qkv.unflatten(1, (-1, decoder.head_dim)).split(parts, dim=1)
-    if q_norm is not None:
-        q, k = _head_norm(q, q_norm), _head_norm(k, k_norm)
+    q, k = _head_norm(q, q_norm), _head_norm(k, k_norm)
     return fused.rotary(q, cosines, sines), fused.rotary(k, cosines, sines), v
 
 
-def _head_norm(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+def _head_norm(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    if norm is None:
+        return x
     wide = x.float().flatten(0, 1)  # (n * heads, d), a copy or unchanged by the norm
     return fused.add_norm(wide, None, norm.weight, norm.eps, x.dtype)[0].view(x.shape)
 

@@ -1,15 +1,18 @@
 """The forward passes of a rollout: prompts all at once (prefill), and one token of every row (decode)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from cpu_grpo.engine.decoder import Decoder
+from cpu_grpo.engine.decoder import Decoder, Norm
 from cpu_grpo.engine.kernels import fused
 from cpu_grpo.engine.rollout.attention import Step, heads
 from cpu_grpo.engine.rollout.cache import CompletionCache, PromptBlock
-from cpu_grpo.engine.rollout.weights import LEVEL_COLUMNS, PackedDecoder
+from cpu_grpo.engine.rollout.weights import LEVEL_COLUMNS, AtOnce, PackedDecoder
+
+Attend = Callable[[int, torch.Tensor, Norm | None, Norm | None], torch.Tensor]  # see `_layers`
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def prefill_root(model: PackedDecoder, ids: list[int]) -> Root:
     angles = decoder.rope(torch.arange(len(ids)))
     root = Root(len(ids), [], [])
 
-    def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
+    def attend(number: int, qkv: torch.Tensor, *norms: Norm | None) -> torch.Tensor:
         q, k, v = (t[None].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))  # (1, heads or kv, R, d)
         root.keys.append(k)
         root.values.append(v)
@@ -55,7 +58,7 @@ def prefill(model: PackedDecoder, root: Root, prompts: list[list[int]]) -> tuple
     seen = causal if start else None  # a plain causal mask need not be passed
     keys, values = [], []
 
-    def attend(number: int, qkv: torch.Tensor, *norms: object) -> torch.Tensor:
+    def attend(number: int, qkv: torch.Tensor, *norms: Norm | None) -> torch.Tensor:
         # (g, heads, T, d), (g, kv, T, d) twice
         q, k, v = (t[places].transpose(1, 2) for t in heads(qkv, decoder, *angles, *norms))
         if start:
@@ -108,17 +111,18 @@ def decode(
     """
     step = Step(model.decoder, cache, blocks, lengths, *model.decoder.rope(positions))
     if step.native and model.at_once:
-        return _head(model, *_layers_at_once(model, tokens, step), level)
+        return _head(model, *_layers_at_once(model, model.at_once, tokens, step), level)
     return _head(model, *_layers(model, tokens, step.attend), level)
 
 
-def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[torch.Tensor, torch.Tensor]:
+def _layers(model: PackedDecoder, ids: torch.Tensor, attend: Attend) -> tuple[torch.Tensor, torch.Tensor]:
     """(n,) tokens -> the residual stream in fp32 and what the last layer adds to it, (n, H) both.
 
     Args:
         attend: (layer's number, projections (n, (heads + 2 kv) d), norms of q and k) -> (n, heads d).
     """
-    x, delta = functional.embedding(ids, model.decoder.embedding).float(), None  # (n, H)
+    x = functional.embedding(ids, model.decoder.embedding).float()  # (n, H)
+    delta: torch.Tensor | None = None
     for number, layer in enumerate(model.layers):
         norm = layer.attention_norm
         normed, _ = fused.add_norm(x, delta, norm.weight, norm.eps, model.dtype)
@@ -126,22 +130,25 @@ def _layers(model: PackedDecoder, ids: torch.Tensor, attend: object) -> tuple[to
         norm = layer.mlp_norm
         normed, _ = fused.add_norm(x, layer.o(attended), norm.weight, norm.eps, model.dtype)
         delta = layer.down(fused.swiglu(layer.gate_up(normed)))
+    assert delta is not None, "a decoder has layers"
     return x, delta
 
 
-def _layers_at_once(model: PackedDecoder, ids: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+def _layers_at_once(
+    model: PackedDecoder, at_once: AtOnce, ids: torch.Tensor, step: Step
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What `_layers` does, in one call of a compiled kernel."""
     decoder, keys, values = model.decoder, step.cache.keys, step.cache.values
     x = functional.embedding(ids, decoder.embedding).float()  # (n, H)
     delta = torch.empty(x.shape, dtype=model.dtype)
-    model.at_once.kernel(
-        model.at_once.addresses,
+    at_once.kernel(
+        at_once.addresses,
         len(model.layers),
         model.layers[0].attention_norm.eps,
         x,
         delta,
         x.size(1),
-        model.at_once.inner,
+        at_once.inner,
         step.cosines,
         step.sines,
         decoder.attention_scale,

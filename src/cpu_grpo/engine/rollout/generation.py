@@ -27,7 +27,7 @@ def generate(
     ends: set[int],
     seed: int,
     rows: int = 128,
-    finished: Callable[[int], None] | None = None,
+    finished: Callable[[int], object] | None = None,
     share: bool = True,
 ) -> list[list[Completion]]:
     """Completions of every request, in the order of the requests.

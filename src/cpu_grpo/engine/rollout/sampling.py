@@ -40,7 +40,7 @@ class Sampling:
         """Whether some tokens are removed before one is drawn."""
         return bool(self.top_k or self.top_p < 1 or self.min_p)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} is out of bounds: use 0 (greedy) or a number above it.")
         if not (isinstance(self.top_k, int) and self.top_k >= 0):
@@ -77,8 +77,8 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         return tokens, logps
     rows = max(1, CHUNK_SCORES // scores.size(1))
     parts = zip(scores.split(rows), uniforms.split(rows), strict=True)
-    tokens, logps = zip(*(_sample(*part, sampling) for part in parts), strict=True)
-    return torch.cat(tokens), torch.cat(logps)
+    drawn = [_sample(some, numbers, sampling) for some, numbers in parts]
+    return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logps for _, logps in drawn])
 
 
 def uniforms(seeds: Sequence[int] | torch.Tensor, length: int) -> torch.Tensor:

@@ -64,20 +64,18 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
         apart = shared or any(part.weight.dtype == torch.bfloat16 for part in parts)
         weights = [part.weight.detach() if apart else part.merged() for part in parts]
         biases = [part.bias for part in parts]
-        if shared or (rows <= FEW and as_fast(dtype, weights)):
-            base = InPlace.of(dtype, weights, biases, level)
-        else:
-            base = product(weights, biases, dtype, rows, level)
+        in_place = shared or (rows <= FEW and as_fast(dtype, weights))
+        base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
         return _adapted(base, parts) if apart and any(part.adapters for part in parts) else base
 
     layers = tuple(
         PackedLayer(
-            attention_norm=_norm(layer.attention_norm),
+            attention_norm=_wide(layer.attention_norm),
             qkv=joint(layer.q, layer.k, layer.v),
-            q_norm=_norm(layer.q_norm),
-            k_norm=_norm(layer.k_norm),
+            q_norm=layer.q_norm and _wide(layer.q_norm),
+            k_norm=layer.k_norm and _wide(layer.k_norm),
             o=joint(layer.o),
-            mlp_norm=_norm(layer.mlp_norm),
+            mlp_norm=_wide(layer.mlp_norm),
             gate_up=joint(layer.gate, layer.up),
             down=joint(layer.down),
         )
@@ -85,7 +83,7 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
     )
     # The level that scores are less goes through the product; more than one column, as that keeps the rows aligned.
     head = joint(decoder.head, level=LEVEL_COLUMNS)
-    return PackedDecoder(decoder, dtype, layers, _norm(decoder.norm), head, _at_once(layers))
+    return PackedDecoder(decoder, dtype, layers, _wide(decoder.norm), head, _at_once(layers))
 
 
 def _adapted(base: Product, parts: tuple[Linear, ...]) -> Product:
@@ -107,24 +105,26 @@ def _at_once(layers: tuple[PackedLayer, ...]) -> AtOnce | None:
     norms = [norm for layer in layers for norm in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm)]
     if len({norm.eps for norm in norms if norm}) > 1:
         return None
-    kernel = _kernel(products)
-    if kernel is None:
+    kernel, inner = _kernel(products), layers[0].down
+    if kernel is None or not isinstance(inner, Narrow | InPlace):
         return None
     names = ("attention_norm", "qkv", "q_norm", "k_norm", "o", "mlp_norm", "gate_up", "down")
     rows = [[address for name in names for address in _addresses(getattr(layer, name))] for layer in layers]
-    return AtOnce(kernel, torch.tensor(rows), layers[0].down.ins)
+    return AtOnce(kernel, torch.tensor(rows), inner.ins)
 
 
 def _kernel(products: list[Product]) -> Callable[..., None] | None:
     """That takes all these products, if they are of one kind and their weights are stored alike."""
-    if all(isinstance(product, Narrow) for product in products):
-        alike = len({product.packed.dtype for product in products}) == 1
-        return products[0].kernels.decode_layers if alike else None
-    if all(isinstance(product, InPlace) for product in products):
-        weights = [weight for product in products for weight in product.weights]
+    narrow = [product for product in products if isinstance(product, Narrow)]
+    if len(narrow) == len(products):
+        alike = len({product.packed.dtype for product in narrow}) == 1
+        return narrow[0].kernels.decode_layers if alike else None
+    in_place = [product for product in products if isinstance(product, InPlace)]
+    if len(in_place) == len(products):
+        weights = [weight for product in in_place for weight in product.weights]
         alike = len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
-        kernels = native(products[0].dtype, weights[0].dtype) if alike else None
-        return kernels and kernels.decode_layers_in_place
+        kernels = native(in_place[0].dtype, weights[0].dtype) if alike else None
+        return kernels.decode_layers_in_place if kernels else None
     return None
 
 
@@ -139,6 +139,6 @@ def _addresses(part: Norm | Narrow | InPlace | None) -> list[int]:
     return [part.weight.data_ptr() if part else 0]
 
 
-def _norm(norm: Norm | None) -> Norm | None:
+def _wide(norm: Norm) -> Norm:
     """A norm in fp32, whatever the model is held in."""
-    return norm and Norm(norm.weight.detach().float().contiguous(), norm.eps)
+    return Norm(norm.weight.detach().float().contiguous(), norm.eps)

@@ -10,6 +10,7 @@ exist all at once.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ class Lean(torch.optim.Optimizer):
             for parameter in group["params"]:
                 parameter.register_post_accumulate_grad_hook(self._completed(group))
 
-    def _completed(self, group: dict) -> Callable[[torch.Tensor], None]:
+    def _completed(self, group: dict[str, Any]) -> Callable[[torch.Tensor], None]:
         def update(parameter: torch.Tensor) -> None:
             if self.within_backward:
                 self._update(parameter, group)
@@ -46,13 +47,13 @@ class Lean(torch.optim.Optimizer):
         return update
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing computes a loss again
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, group)
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         # torch rounds loaded state to the parameters' dtype; the means stay in fp32.
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
@@ -67,8 +68,9 @@ class Lean(torch.optim.Optimizer):
         return norm
 
     @torch.no_grad()
-    def _update(self, parameter: torch.Tensor, group: dict) -> None:
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None, "a parameter is updated once it has its gradient"
         # A vector is a matrix of one row, whose columns' means are its squares.
         weight, gradient = (t.view(-1, t.size(-1)) for t in (parameter.data, gradient.contiguous()))  # (out, in)
         state = self.state[parameter]
