@@ -12,6 +12,8 @@ from trl import GRPOTrainer
 from conftest import ROOT
 from cpu_grpo import CPUGRPOTrainer
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "examples" / "grpo.py"
 OURS = "from cpu_grpo import CPUGRPOTrainer as GRPOTrainer"
 STOCK = "from trl import GRPOTrainer"

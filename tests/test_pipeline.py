@@ -12,6 +12,8 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

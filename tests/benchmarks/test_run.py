@@ -19,6 +19,8 @@ from conftest import ROOT
 from cpu_grpo.hardware import decisions
 from machines import machine
 
+pytestmark = pytest.mark.slow
+
 STUB = '''
 """Stands in for vLLM: answers of the right lengths."""
 from types import SimpleNamespace

@@ -74,6 +74,7 @@ def test_a_variant_is_the_same_alone_as_in_the_pipeline(pipeline):
     assert (alone.init_from, alone.levels, alone.rewards) == (together.init_from, together.levels, together.rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("model", "task") for n in names(g)])
 @pytest.mark.parametrize("schema", [Pipeline, Train])
 def test_every_model_and_task_composes(group, name, schema):
@@ -245,6 +246,7 @@ def run_train(directory: Path, *arguments: str) -> str:
     return lines[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "culprit", "near"),
     [
@@ -264,6 +266,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(argument, 
     assert near in line
 
 
+@pytest.mark.slow
 def test_an_unknown_variant_of_a_params_file_is_one_line(tmp_path):
     line = run_train(tmp_path, "--params", str(ROOT / "params.yaml"), "--variant", "ultrafast")
     assert "ultrafast" in line

@@ -58,6 +58,7 @@ def scripted(kind):
     return Scripted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -100,6 +101,7 @@ def test_updates_equal_stock_trls(tokenizer, tiny_directory, tmp_path, changes, 
         assert (ends[1][name] - stock).abs().max() <= 1e-3 * moved + 1e-7, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", ["share_prefixes", "skip_useless"])
 def test_parts_of_the_engine_that_are_off_change_no_result(tokenizer, tiny_directory, tmp_path, off):
     ends, useful = [], []
@@ -119,6 +121,7 @@ def test_parts_of_the_engine_that_are_off_change_no_result(tokenizer, tiny_direc
         assert (ends[1][name] - with_it).abs().max() <= 1e-3 * moved + 1e-7, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"gradient_checkpointing": True}], ids=str)
 def test_lora_updates_equal_stock_trls_and_leave_the_base_alone(tokenizer, tiny_directory, tmp_path, changes):
     ends = []
@@ -148,6 +151,7 @@ class Gradients(TrainerCallback):
         self.counts.append(sum(parameter.grad is not None for parameter in model.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"max_grad_norm": 1e9}],
@@ -178,6 +182,7 @@ def test_lean_updates_within_backward_equal_those_of_stock_trl_after_it(
         assert (ends[1][name] - stock).norm() <= 0.01 * moved, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"max_grad_norm": 0}], ids=str)
 def test_a_model_held_in_bf16_trains_and_its_small_updates_arrive(tokenizer, tiny_directory, tmp_path, changes):
     model, _ = load_model(tiny_directory, torch.bfloat16)

@@ -15,6 +15,8 @@ from cpu_grpo.experiment import tracking
 from cpu_grpo.experiment.tracking import flatten, log_report, run_address, start_run
 from cpu_grpo.files import write_json, write_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(workspace, monkeypatch):

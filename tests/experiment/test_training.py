@@ -14,6 +14,8 @@ from cpu_grpo.hardware import setup
 from cpu_grpo.models.loading import load_model
 from cpu_grpo.tasks.problems import Problem
 
+pytestmark = pytest.mark.slow
+
 RUN = SimpleNamespace(
     run_id="none", tag=lambda *_: None, metrics=lambda *_: None, table=lambda *_: None, artifact=lambda *_: None
 )

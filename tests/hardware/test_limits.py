@@ -11,6 +11,8 @@ from control_groups import NoGroup, control_group
 
 from cpu_grpo.hardware import WORTH_IT, instructions
 
+pytestmark = pytest.mark.slow
+
 DECIDE = """
 from cpu_grpo.config.schema import Hardware
 from cpu_grpo.hardware import ResourceMonitor, count_cores, setup

@@ -122,6 +122,7 @@ def test_where_the_cache_cannot_be_written_it_is_just_measured(measured):
     assert probe(2).rate("bf16") == 300
 
 
+@pytest.mark.slow
 def test_figures_are_really_measured_and_change_nothing_else(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "SIZES", (256, 512))  # quick

@@ -57,6 +57,7 @@ def test_this_system_has_memory_left():
     assert 0 < available_memory() <= psutil.virtual_memory().total
 
 
+@pytest.mark.slow
 def test_products_of_ever_new_sizes_do_not_fill_the_memory():
     """In a process of its own: the caches' limits are read at its first product.
 

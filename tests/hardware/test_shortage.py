@@ -91,6 +91,7 @@ def trained(model, tokenizer, directory, watch=None, **changes):
     return trainer, {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"loss_type": "grpo"}, {"loss_type": "bnpo"}, {"gradient_accumulation_steps": 2}]
 )

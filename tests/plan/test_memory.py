@@ -13,6 +13,8 @@ from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import LIBRARIES, Scheme, peak
 
+pytestmark = pytest.mark.slow
+
 SHAPE = Shape(512, 6, 8, 4, 64, 2048, 32_768)  # 41 million parameters
 TRAIN = """
 import json, sys

@@ -81,6 +81,7 @@ def test_a_measurement_that_dies_is_told_in_a_sentence(tiny_model, monkeypatch):
         rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_process_of_its_own(tiny_model):
     costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
     assert costs.learn.of(2) > 0

@@ -18,6 +18,8 @@ from cpu_grpo.report.sweep import SweepSummary
 from cpu_grpo.report.tables import Table, markdown
 from cpu_grpo.report.text import duration, markdown_block, markdown_inline, p_text, points, visible
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '</pre><script src="https://evil.example/x.js"></script>|a|\n![x](http://evil.example/x.png)\n````\n\x00\ud800\u202e'
 
 

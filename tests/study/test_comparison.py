@@ -12,6 +12,8 @@ from cpu_grpo.report.text import NOTHING
 from cpu_grpo.study.comparison import arms, forgotten, speed_ratios, speeds
 from cpu_grpo.study.outcomes import Marks, Outcome
 
+pytestmark = pytest.mark.slow
+
 CONFIG = StudyJob(
     study=Study(name="s", arms={"base": [], "a": ["x"], "b": ["y"]}, reference="a"),
     budget=Budget(name="b", seeds=[1, 2, 3]),

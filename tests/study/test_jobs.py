@@ -176,6 +176,7 @@ def test_the_curriculum_takes_as_many_updates_as_what_it_is_compared_with():
     assert updates == {"base": 0, "after_level_1": 7, "curriculum": 20, "mix": 20, "hardest": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", study_names())
 def test_every_arm_of_a_study_is_a_valid_run_with_problems_enough(name):
     config = compose_study(name, "full")

@@ -15,6 +15,8 @@ from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.report.studies import section
 from cpu_grpo.study import jobs
 
+pytestmark = pytest.mark.slow
+
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 # Of each study, arms that go ways of their own: stages that follow one another, other splits, trials, axes, engines.
 ARMS = {

@@ -7,6 +7,8 @@ from cpu_grpo.report.studies import section, sections
 from cpu_grpo.report.text import NOTHING
 from cpu_grpo.study.outcomes import Marks, Outcome, outcome_file, write_outcome
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {"no_spread_share": 0.25, "clipped_share": 0.1, "grad_norm": 1.5, "completions_per_second": 8.0}
 FIGURES |= {"peak_rss_bytes": 4e9, "wall_seconds": 90.0}
 MARKS = Marks("drawn", [1] * 8, "11000000")

@@ -103,6 +103,7 @@ def test_kernels_that_are_turned_off_are_not_compiled_and_not_missed(wanted, fre
     assert not fresh.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler here")
 def test_the_library_is_compiled_once_for_all_processes_of_a_user(wanted, fresh, monkeypatch):
     commands = runs(monkeypatch)

@@ -81,6 +81,7 @@ def test_bf16_rounds_log_probs_a_little_for_heads_of_every_shape(shaped_model, k
     check_bf16(shaped_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 128])
 @pytest.mark.parametrize("held", DTYPES)
 def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_precision, monkeypatch, rows, held):
@@ -88,6 +89,7 @@ def test_all_layers_at_once_give_what_they_give_one_by_one(shaped_model, narrow_
     check_at_once(packed(decoder(shaped_model.to(DTYPES[held])), narrow_precision, rows), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 16])
 @pytest.mark.parametrize(("precision", "held"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
 def test_layers_with_shared_weights_give_at_once_what_they_give_one_by_one(shaped_model, precision, rows, held):
@@ -116,6 +118,7 @@ def test_a_model_held_in_bf16_is_computed_in_fp32_where_that_is_asked_for(any_mo
     assert far.abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", DTYPES)
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("shared", [False, True])

@@ -77,6 +77,7 @@ def fit(counts, scores, sampling):
     return chisquare(observed[expected > 0], expected[expected > 0]).pvalue
 
 
+@pytest.mark.slow
 @each_option
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_tokens_occur_in_proportion_to_their_probability(vocabulary, sampling):
@@ -158,6 +159,7 @@ def test_of_equals_past_the_last_candidate_the_lowest_ids_stay(monkeypatch, size
     assert torch.equal(found > 0, (torch.arange(5000) < size).expand(3, -1))
 
 
+@pytest.mark.slow
 @each_option
 def test_removed_tokens_are_never_drawn(sampling):
     scores = random_scores(300, 700)
