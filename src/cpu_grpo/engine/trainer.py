@@ -1,13 +1,29 @@
 """CPUGRPOTrainer: trl.GRPOTrainer with its two slow seams replaced, and nothing else it can avoid."""
 
 import time
+import warnings
 from collections import deque
+from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
+from cpu_grpo.engine.checkpoint import (
+    EXACT,
+    Interrupted,
+    RandomStates,
+    damage,
+    exact_state,
+    newest_whole,
+    prune,
+    random_states,
+    restore,
+    seal,
+    set_random_states,
+)
 from cpu_grpo.engine.decoder import Decoder, decoder
 from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.learner.batches import Inputs, micro_batches, regrouped
@@ -32,6 +48,10 @@ class CPUGRPOTrainer(GRPOTrainer):
     smaller steps, with the same result; MemoryError is raised if not even the smallest has room. What the fast path
     does not know goes through TRL's own, with one warning that says why; so does everything if its results disagree
     with TRL's on the first batch.
+
+    A run that goes on from a checkpoint (`train(resume_from_checkpoint=...)`) ends as one that was never interrupted,
+    to the last bit, on the same machine with the same threads: checkpoints hold what transformers' leave out, and are
+    sealed with checksums; those that are damaged are passed over.
     """
 
     _buffered_inputs: list[Inputs] | None  # TRL's: the micro-batches that a rollout's completions are learnt in
@@ -46,6 +66,9 @@ class CPUGRPOTrainer(GRPOTrainer):
         self._checked = False  # whether the first batch has been compared with TRL's path
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: Inputs | None = None  # the micro-batch that a loss is computed of
+        self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
+        self.checkpoint_seconds = 0.0  # that the last checkpoint took
+        self._boundary: tuple[dict[str, Any], RandomStates] | None = None  # as the last update left things
 
     # ---- TRL's methods ---------------------------------------------------------------------------------------------
 
@@ -130,6 +153,81 @@ class CPUGRPOTrainer(GRPOTrainer):
             return lean.gradient_norm()
         return super()._get_grad_norm(model, grad_norm)
 
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's.
+
+        Raises:
+            ValueError: the checkpoint that was named is damaged, or none of those in `output_dir` is whole.
+        """
+        chosen = resume_from_checkpoint
+        if chosen is True:
+            found, passed_over = newest_whole(Path(self.args.output_dir))
+            for sentence in passed_over:
+                warnings.warn(sentence, stacklevel=2)
+            if found is None:
+                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir}: start without one.")
+            chosen = str(found)
+        elif chosen and (reason := damage(Path(chosen))):
+            raise ValueError(f"The checkpoint {chosen} {reason}: choose another.")
+        return super().train(chosen, *args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._boundary = exact_state(self), random_states()
+
+    def save_last_update(self) -> Path | None:
+        """A checkpoint of how things were after the last whole update; None before the first.
+
+        For use once `train` has raised `Interrupted`: up to then a started update has changed no weights.
+        """
+        if self._boundary is None:
+            return None
+        state, randoms = self._boundary
+        set_random_states(randoms)
+        return self._checkpoint(state, None)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self._checkpoint(exact_state(self), trial)
+
+    def _checkpoint(self, state: dict[str, Any], trial: Any) -> Path:
+        start = time.perf_counter()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is sealed
+        try:
+            super()._save_checkpoint(self.model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        root = Path(self._get_output_dir(trial=trial))
+        directory = root / f"checkpoint-{self.state.global_step}"
+        torch.save(state, directory / EXACT)
+        seal(directory)
+        prune(root, limit, self.state.best_model_checkpoint)
+        self.checkpoint_seconds = time.perf_counter() - start
+        return directory
+
+    def _heed(self, finished: int = 0) -> None:
+        """Ends the training here if that was asked for; also called as completions finish."""
+        if self.stop_asked():
+            raise Interrupted
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            # The sampler shuffles once a pass over the data, from a generator that begins anew with the trainer.
+            for _ in range(int(self.state.epoch or 0)):
+                torch.randperm(self._sampler.num_samples, generator=self._sampler.generator)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called when all else is ready for the first update: what belongs to it is restored here too."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (Path(checkpoint) / EXACT).is_file():
+            restore(self, torch.load(Path(checkpoint) / EXACT, weights_only=True))
+
     # ---- rollout ---------------------------------------------------------------------------------------------------
 
     def _rollout(self, prompt_ids: list[list[int]]) -> list[Completion]:
@@ -145,6 +243,7 @@ class CPUGRPOTrainer(GRPOTrainer):
             ends=set(self.eos_token_ids),
             seed=int(torch.randint(2**31 - 1, ())),
             rows=rows,
+            finished=self._heed,
             share=self.fast.share_prefixes,
         )
         return in_order(found, members)
@@ -180,6 +279,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         if lean:
             lean.within_backward = False
         while True:
+            self._heed()
             self._release()
             self._part, weight = self.step_sizes.next_part(self.shortage, waiting, self.loss_type, self._needed)
             last = super()._compute_loss(model, self._part) * weight

@@ -53,8 +53,14 @@ class Lean(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, group)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As any optimizer's, with the state of the generator that rounds."""
+        return super().state_dict() | {"random": self._random.get_state()}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        if "random" in state_dict:
+            self._random.set_state(state_dict["random"].cpu())
         # torch rounds loaded state to the parameters' dtype; the means stay in fp32.
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
