@@ -9,6 +9,7 @@ from cpu_grpo.hardware import setup
 from cpu_grpo.models.loading import weights_hash
 from cpu_grpo.plan.foresight import foresee, settled
 from cpu_grpo.tasks.problems import read_problems
+from cpu_grpo.workspace.checkpoints import checkpoints_of
 from cpu_grpo.workspace.layout import Layout
 from cpu_grpo.workspace.models import find_model
 from cpu_grpo.workspace.problems import problems_file
@@ -26,21 +27,29 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)
     chosen_problems(config, problems)  # complains before a run is recorded
-    config, needs = settled(config, hardware)
-    plan = foresee(needs, hardware) if needs else None
-    if plan:
-        print(f"plan: {plan.told()}")
-    tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
-    tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": weights_hash(start)}
-    with start_run(config, f"train {config.name}", "train", pipeline_id, tags) as run:
-        run.params(config)
-        trained = train_variant(config, hardware, start, problems, layout.model(config.name), run, plan)
-        for path in write_results(layout, trained):
-            run.artifact(path)
-        figures = trained.figures
-        run.metrics({f"run_{k}": v for k, v in figures.items() if isinstance(v, float | int)}, figures["updates"])
+    model_hash, data_hash = weights_hash(start), fingerprint(sha256(data))
+    target = layout.model(config.name)
+    kept = checkpoints_of(config, target, model_hash, data_hash)
+    with kept.held():
+        for sentence in kept.drop_others():
+            print(f"notice: {sentence}")
+        config, needs = settled(kept.fitted(config), hardware)
+        plan = foresee(needs, hardware) if needs else None
+        if plan:
+            print(f"plan: {plan.told()}")
+        tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
+        tags |= {"data_hash": data_hash, "model_hash": model_hash}
+        with start_run(config, f"train {config.name}", "train", pipeline_id, tags, kept.run_id) as run:
+            kept.begin(config, run.run_id)
+            run.params(config)
+            trained = train_variant(config, hardware, start, problems, target, run, plan, kept.directory)
+            for path in write_results(layout, trained):
+                run.artifact(path)
+            figures = trained.figures
+            run.metrics({f"run_{k}": v for k, v in figures.items() if isinstance(v, float | int)}, figures["updates"])
+        kept.remove()
     print(
-        f"{layout.model(config.name)}: {figures['updates']} updates, reward {figures['reward_first']:.2f} -> "
+        f"{target}: {figures['updates']} updates, reward {figures['reward_first']:.2f} -> "
         f"{figures['reward_last']:.2f}, {figures['completions_per_second']:.2f} completions/s, "
         f"{figures['wall_seconds']:.0f} s"
     )

@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all, and fingerprints of them."""
 
+import glob
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cpu_grpo.errors import UserError
 
 
@@ -17,7 +20,8 @@ from cpu_grpo.errors import UserError
 def new_directory(target: Path) -> Iterator[Path]:
     """Yields an empty sibling of `target`, renamed to `target` (replacing it) when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    _sweep(target)
+    partial = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
     try:
         yield partial
         partial.chmod(0o755)
@@ -28,10 +32,24 @@ def new_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _prefix(target: Path) -> str:
+    """Of the temporary names of what becomes `target`: they tell whose they are."""
+    return f".{target.name}.{os.getpid()}-"
+
+
+def _sweep(target: Path) -> None:
+    """Removes what processes that were killed have left of what was to become `target`."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*-*"):
+        pid = path.name.removeprefix(f".{target.name}.").partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes through a temporary name, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _sweep(path)
+    descriptor, partial = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
@@ -80,6 +98,17 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """Twelve hexadecimal digits that stand for a JSON-like value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def cache_directory() -> Path:

@@ -17,7 +17,12 @@ from cpu_grpo.tasks.problems import Problem
 pytestmark = pytest.mark.slow
 
 RUN = SimpleNamespace(
-    run_id="none", tag=lambda *_: None, metrics=lambda *_: None, table=lambda *_: None, artifact=lambda *_: None
+    run_id="none",
+    last_step=0,
+    tag=lambda *_: None,
+    metrics=lambda *_: None,
+    table=lambda *_: None,
+    artifact=lambda *_: None,
 )
 
 

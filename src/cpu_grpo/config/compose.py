@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.invocation import pipeline_id, sweep_id
 from cpu_grpo.config.schema import Pipeline, Shared, StudyJob, Train, Variant
-from cpu_grpo.errors import UserError, explain
+from cpu_grpo.errors import Stopped, UserError, explain
 
 CONF = Path(__file__).parents[3] / "conf"
 SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
@@ -125,6 +125,9 @@ class sentences:
         if isinstance(error, KeyboardInterrupt):
             print("stopped: what was finished is kept", file=sys.stderr)
             raise SystemExit(STOPPED) from None
+        if isinstance(error, Stopped):
+            print(f"stopped: {error}", file=sys.stderr)
+            raise SystemExit(error.code) from None
         message = None
         if isinstance(error, HydraException | OmegaConfBaseException):
             message = explain(error.__cause__) if error.__cause__ else None

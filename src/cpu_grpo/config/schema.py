@@ -236,6 +236,16 @@ class Tracking:
 
 
 @dataclass
+class Checkpoint:
+    """What a training run keeps on the way, so that the same command goes on from it after a kill or a power cut."""
+
+    minutes: float = option(
+        5.0, "between two checkpoints; 0: none by time. Runs that the plan calls shorter make none by time", low=0
+    )
+    updates: int = option(0, "between two checkpoints; 0: none by number", low=0)
+
+
+@dataclass
 class Shared:
     """What every stage reads."""
 
@@ -246,6 +256,7 @@ class Shared:
     memory: Memory = field(default_factory=Memory)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking = field(default_factory=Tracking)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """What a training run tells while it runs: a progress bar, a history row an update, samples, warnings."""
 
+import json
 import sys
 import time
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.hardware import ResourceMonitor
@@ -37,8 +39,11 @@ WINDOW = 3  # updates in a row before the warning
 SAMPLES = 16  # completions kept from a sampled update
 
 
-class UpdateLog(TrainerCallback):
-    """Collects one row an update (`history`) and sample completions (`samples`), and passes them to MLflow."""
+class UpdateLog(TrainerCallback, ExportableState):
+    """Collects one row an update (`history`) and sample completions (`samples`), and passes them to MLflow.
+
+    All of it, and what the run has used so far, is part of checkpoints, and goes on from there.
+    """
 
     def __init__(self, run: Run, monitor: ResourceMonitor, samples_every: int) -> None:
         self.history: list[dict[str, float]] = []
@@ -47,14 +52,39 @@ class UpdateLog(TrainerCallback):
         self._monitor = monitor
         self._samples_every = samples_every
         self._warned: set[str] = set()
+        self._trained = 0.0  # seconds of training before this process
+        self._begin = time.perf_counter()
+
+    @property
+    def train_seconds(self) -> float:
+        """Of training so far, in this process and those whose checkpoints it goes on from."""
+        return self._trained + time.perf_counter() - self._begin
+
+    def state(self) -> dict[str, Any]:
+        """What checkpoints keep of this."""
+        kept = {
+            "history": self.history,
+            "samples": self.samples,
+            "warned": sorted(self._warned),
+            "used": self._monitor.used(),
+            "trained": self.train_seconds,
+        }
+        return {"args": {}, "attributes": {"kept": json.dumps(kept)}}  # as text: the columns keep their order
 
     def watch(self, trainer: Any) -> None:
         """Names the trainer whose completions are sampled."""
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar = tqdm(total=state.max_steps, unit="update", disable=not sys.stderr.isatty())
-        self._clock = time.perf_counter()
+        if state.global_step:
+            kept = json.loads(state.stateful_callbacks[type(self).__name__]["attributes"]["kept"])
+            self.history, self.samples, self._warned = kept["history"], kept["samples"], set(kept["warned"])
+            self._monitor.go_on(kept["used"])
+            self._trained = kept["trained"]
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, unit="update", disable=not sys.stderr.isatty()
+        )
+        self._begin = self._clock = time.perf_counter()
         self._monitor.cpu_use_since_last()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -65,7 +95,8 @@ class UpdateLog(TrainerCallback):
         row |= {"rss_bytes": self._monitor.rss(), "cpu_use": self._monitor.cpu_use_since_last()}
         self._clock = now
         self.history.append(row)
-        self._run.metrics({key: value for key, value in row.items() if key != "step"}, state.global_step)
+        if state.global_step > self._run.last_step:  # else it was sent before the process ended
+            self._run.metrics({key: value for key, value in row.items() if key != "step"}, state.global_step)
         if (
             state.global_step % self._samples_every in (0, 1 % self._samples_every)
             or state.global_step == state.max_steps

@@ -23,6 +23,8 @@ from urllib.parse import quote
 import psutil
 
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
+from cpu_grpo.errors import Stopped
+from cpu_grpo.files import flatten
 
 LOCAL_STORE = "sqlite:///mlflow.db"
 TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
@@ -33,26 +35,30 @@ PACKAGES = ("torch", "transformers", "trl", "datasets", "mlflow", "dvc")
 class Run:
     """One MLflow run as a context: FINISHED when the block ends well, FAILED when it does not.
 
+    A run that a signal stopped is KILLED, and goes on when `start_run` is given its id.
+
     Attributes:
         run_id: MLflow's id.
+        last_step: the last update that has its figures there already.
     """
 
-    def __init__(self, client: Any, run_id: str, parent_id: str) -> None:
+    def __init__(self, client: Any, run_id: str, parent_id: str, last_step: int = 0) -> None:
         self._client = client
         self._parent_id = parent_id
         self._unsent: list[Any] = []
         self._warned = False
         self.run_id = run_id
+        self.last_step = last_step
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        status = "FINISHED" if error is None else "FAILED"
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, Stopped) else "FAILED"
         self.metrics({}, 0)
         self._try(lambda: self._client.set_terminated(self.run_id, status))
         if error is not None and self._parent_id:
-            self._try(lambda: self._client.set_terminated(self._parent_id, "FAILED"))
+            self._try(lambda: self._client.set_terminated(self._parent_id, status))
 
     def params(self, config: Any) -> None:
         """The configuration, as flat params and as config.json."""
@@ -99,8 +105,8 @@ class Run:
         return True
 
 
-def start_run(config: Shared, name: str, stage: str, pipeline_id: str, tags: dict[str, str]) -> Run:
-    """A new run, below the pipeline's parent run where there is one."""
+def start_run(config: Shared, name: str, stage: str, pipeline_id: str, tags: dict[str, str], again: str = "") -> Run:
+    """A new run, below the pipeline's parent run where there is one; or the run `again`, which goes on."""
     client, experiment = _connect(config.tracking)
     with _lock():
         _fail_the_dead(client, experiment)
@@ -109,8 +115,21 @@ def start_run(config: Shared, name: str, stage: str, pipeline_id: str, tags: dic
         if parent:
             own["mlflow.parentRunId"] = parent
             client.update_run(parent, status="RUNNING")
+        if again and (last_step := _last_step(client, again)) is not None:
+            client.update_run(again, status="RUNNING")
+            for key, value in own.items():
+                client.set_tag(again, key, value)
+            return Run(client, again, parent, last_step)
         run = client.create_run(experiment, run_name=name, tags=own)
     return Run(client, run.info.run_id, parent)
+
+
+def _last_step(client: Any, run_id: str) -> int | None:
+    """The last update that a run has figures of; None where this store does not know the run."""
+    try:
+        return max((point.step for point in client.get_metric_history(run_id, "reward")), default=0)
+    except Exception:  # every store raises its own kind
+        return None
 
 
 def run_address(tracking: Tracking) -> Callable[[str], str]:
@@ -156,17 +175,6 @@ def _note(experiment: str, runs: list[str]) -> str:
         f"[The variants' training runs side by side](#/compare-runs?{side_by_side}). Among the artifacts: "
         "`comparison.json`, a table of the variants with intervals and costs, and the report with its plots."
     )
-
-
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def warn(message: str) -> None:

@@ -1,18 +1,21 @@
 """One variant's training: from a start model and problems to a trained model, its history and its figures."""
 
 import shutil
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cpu_grpo.config.schema import Train
+from cpu_grpo.engine.checkpoint import Interrupted, newest_whole
 from cpu_grpo.engine.schemes.lora import merged
-from cpu_grpo.errors import UserError
+from cpu_grpo.errors import Stopped, UserError
 from cpu_grpo.experiment.figures import Trained, comparison, summarise
+from cpu_grpo.experiment.interruption import CheckpointTimer, heeded
 from cpu_grpo.experiment.progress import UpdateLog
 from cpu_grpo.experiment.recipe import grpo_config, scheme, trainer_class, training_set
-from cpu_grpo.experiment.tracking import Run
+from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.files import new_directory, sha256, write_json
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup
 from cpu_grpo.models.loading import RECORD, load_model, model_record
@@ -29,6 +32,7 @@ def train_variant(
     target: Path,
     run: Run,
     plan: Foresight | None = None,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Trains `config`'s variant from the model in `start` and saves it to `target`, whole or not at all.
 
@@ -36,13 +40,17 @@ def train_variant(
 
     Args:
         plan: what the run is expected to take, to be recorded beside what it took.
+        checkpoints: where the run's are; it goes on from the newest, and makes more as `config.checkpoint` says.
 
     Raises:
         UserError: too few problems for one update, a start model that cannot be loaded, or no memory left.
+        Stopped: a signal ended it, with a checkpoint of its last update.
     """
     from transformers import PrinterCallback, set_seed
 
-    with ResourceMonitor() as monitor:
+    if config.engine.name != "fast":  # stock TRL's checkpoints do not go on exactly
+        checkpoints = None
+    with ResourceMonitor() as monitor, heeded(checkpoints is not None) as signals:
         run.tag("hardware", "\n".join(hardware.reasons))
         set_seed(config.seed)
         begin = time.perf_counter()
@@ -50,24 +58,26 @@ def train_variant(
         load_seconds = time.perf_counter() - begin
         functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
-        with new_directory(target) as directory:
+        timer = CheckpointTimer(config.checkpoint, plan.whole if plan else None)
+        with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_class(config, hardware)(
                 model=model,
                 reward_funcs=functions,
-                args=grpo_config(config, hardware, weights, directory),
+                args=grpo_config(config, hardware, weights, checkpoints or Path(scratch)),
                 train_dataset=training_set(config, problems, tokenizer),
                 processing_class=tokenizer,
-                callbacks=[log],
+                callbacks=[log, timer] if checkpoints else [log],
                 **scheme(config, model),
             )
             trainer.remove_callback(PrinterCallback)
             log.watch(trainer)
+            timer.watch(trainer)
             keep = partial(_keep, tokenizer, config, start, unfinished(target))
             if config.engine.name == "fast":
                 trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
-            begin = time.perf_counter()
+                trainer.stop_asked = signals.asked
             try:
-                trainer.train()
+                trainer.train(resume_from_checkpoint=_newest(checkpoints))
             except MemoryError as error:
                 keep(_whole(config, trainer))
                 raise UserError(
@@ -75,12 +85,34 @@ def train_variant(
                     f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
                     "ask `python -m cpu_grpo.plan` for a configuration that takes less."
                 ) from error
-            train_seconds = time.perf_counter() - begin
+            except Interrupted as error:
+                raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
+            train_seconds = log.train_seconds
+        with new_directory(target) as directory:
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
     figures |= comparison(plan, log.history) if plan else {}
     return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+
+
+def _newest(checkpoints: Path | None) -> str | None:
+    """The checkpoint that a run goes on from, if there is one; says so, and of damaged ones that they are not it."""
+    if checkpoints is None:
+        return None
+    found, passed_over = newest_whole(checkpoints)
+    for sentence in passed_over:
+        warn(sentence)
+    if found:
+        print(f"goes on from {found}")
+    return str(found) if found else None
+
+
+def _told(kept: Path | None, state: Any) -> str:
+    """What is left of a run that a signal has ended."""
+    if kept is None:
+        return "before the first update was whole; the same command begins anew"
+    return f"after update {state.global_step} of {state.max_steps}, which is kept; the same command goes on from there"
 
 
 def unfinished(target: Path) -> Path:

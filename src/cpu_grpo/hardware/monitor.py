@@ -24,6 +24,7 @@ class ResourceMonitor:
         self.peak_rss = self._process.memory_info().rss
         self._begin = (time.perf_counter(), self._cpu_seconds())
         self._last = self._begin
+        self._before = (0.0, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -33,12 +34,28 @@ class ResourceMonitor:
         self._stop.set()
         self._thread.join()
         self.rss()
-        self.wall_seconds = time.perf_counter() - self._begin[0]
+        self.wall_seconds = self._before[0] + time.perf_counter() - self._begin[0]
 
     @property
     def cpu_use(self) -> float:
         """Since the block began."""
-        return self._use(self._begin)
+        wall, cpu = self._spent()
+        return cpu / (wall * self._cores) if wall > 0 else 0.0
+
+    def used(self) -> dict[str, float]:
+        """What `go_on` takes: seconds of wall and CPU time, and the peak in bytes."""
+        wall, cpu = self._spent()
+        return {"wall": wall, "cpu": cpu, "peak": self.peak_rss}
+
+    def go_on(self, used: dict[str, float]) -> None:
+        """Counts what an earlier process has used for the same work as if this one had."""
+        self._before = (used["wall"], used["cpu"])
+        self.peak_rss = max(self.peak_rss, int(used["peak"]))
+
+    def _spent(self) -> tuple[float, float]:
+        """Seconds of wall and CPU time, earlier processes' included."""
+        wall, cpu = time.perf_counter() - self._begin[0], self._cpu_seconds() - self._begin[1]
+        return self._before[0] + wall, self._before[1] + cpu
 
     def cpu_use_since_last(self) -> float:
         """Since this was last asked (the block's start at first)."""

@@ -1,0 +1,197 @@
+"""Training that is killed or stopped at any moment, and the same command again: nothing that was kept is lost."""
+
+import contextlib
+import csv
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+# Runs a stage, and sends its process a signal when a function of ours is called for the n-th time.
+SIGNALLED = """
+import importlib, os, runpy, signal, sys
+place, left, number, *sys.argv = sys.argv[1:]
+module, _, names = place.partition(":")
+owner, (*path, name) = importlib.import_module(module), names.split(".")
+for part in path:
+    owner = getattr(owner, part)
+right, left = getattr(owner, name), int(left)
+def called(*arguments, **named):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), int(number))
+    return right(*arguments, **named)
+setattr(owner, name, called)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+TRAIN = str(ROOT / "pipelines" / "train.py")
+TIMES = ("second", "rss", "cpu_use")
+UPDATES = 5
+
+
+def command(directory, **changes):
+    """The keys of a training run with the model of a directory, on problems of the current one.
+
+    `hydra.run.dir=.` makes that the run's root, as the pipeline's is.
+    """
+    path = Path("mine.jsonl")
+    lines = [{"question": f"{a} + {b} =", "answer": a + b} for a in range(8) for b in range(8)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = {
+        "variant": "ultra_fast",
+        "model": "path",
+        "model.path": directory,
+        "task": "jsonl",
+        "task.path": path,
+        "task.train": 8,
+        "task.validation": 4,
+        "task.test": 4,
+        "trainer.max_steps": UPDATES,
+        "trainer.per_device_train_batch_size": 8,
+        "trainer.num_generations": 4,
+        "trainer.max_completion_length": 4,
+        "trainer.learning_rate": "1e-3",
+        "rewards.digits": 0.5,
+        "hardware.precision": "fp32",
+        "checkpoint.updates": 1,
+        "hydra.run.dir": ".",
+    }
+    return [f"{key}={value}" for key, value in (keys | changes).items()]
+
+
+def run(arguments, place=None, call=1, number=signal.SIGKILL):
+    start = [sys.executable, "-c", SIGNALLED, place, str(call), str(int(number))] if place else [sys.executable]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [*start, TRAIN, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+
+
+def result():
+    """What a run has left: the weights, the history and the samples, times apart."""
+    with open("results/train/ultra_fast.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    history = [{k: value for k, value in row.items() if not any(word in k for word in TIMES)} for row in rows]
+    weights = Path("models/ultra_fast/model.safetensors").read_bytes()
+    return weights, history, Path("results/train/ultra_fast.samples.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_directory, tmp_path_factory):
+    """The result, by scheme, of a run that nothing interrupts."""
+
+    @functools.cache
+    def of(scheme="full"):
+        with contextlib.chdir(tmp_path_factory.mktemp("whole")):
+            done = run(command(tiny_directory, memory=scheme))
+            assert done.returncode == 0, done.stderr
+            return result()
+
+    return of
+
+
+def goes_on(directory, **changes):
+    """Runs the same command again; returns what it prints."""
+    again = run(command(directory, **changes))
+    assert again.returncode == 0, again.stderr
+    return again.stdout
+
+
+MOMENTS = {
+    "in a rollout": ("cpu_grpo.engine.rollout.generation:decode", 12),
+    "in an update": ("cpu_grpo.engine.trainer:completion_logps", 5),
+    "before a checkpoint is sealed": ("cpu_grpo.engine.trainer:seal", 3),
+    "before older ones go": ("cpu_grpo.engine.trainer:prune", 3),
+    "before the model is saved": ("cpu_grpo.experiment.training:save", 1),
+    "before the results are written": ("cpu_grpo.experiment.figures:write_results", 1),
+}
+
+
+@pytest.mark.parametrize(("place", "call"), MOMENTS.values(), ids=MOMENTS)
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(expected, tiny_directory, workspace, place, call):
+    killed = run(command(tiny_directory), place, call)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "goes on from cache/checkpoints/ultra_fast-" in goes_on(tiny_directory)
+    assert result() == expected()
+    assert [path.name for path in (workspace / "models").iterdir()] == ["ultra_fast"]  # nothing half-written
+    assert not list((workspace / "cache" / "checkpoints").glob("*/"))
+
+
+@pytest.mark.parametrize("scheme", ["lean", "lora"])
+def test_runs_of_less_memory_go_on_too(expected, tiny_directory, workspace, scheme):
+    killed = run(command(tiny_directory, memory=scheme), "cpu_grpo.engine.trainer:seal", 3)
+    assert killed.returncode == -signal.SIGKILL
+    goes_on(tiny_directory, memory=scheme)
+    assert result() == expected(scheme)
+
+
+def test_mlflow_goes_on_in_the_same_run_with_each_point_once(tiny_directory, workspace):
+    # Killed after an update's figures were sent and before its checkpoint: they come again.
+    assert run(command(tiny_directory), "cpu_grpo.engine.trainer:seal", 3).returncode == -signal.SIGKILL
+    goes_on(tiny_directory)
+    client = MlflowClient("sqlite:///mlflow.db")
+    (trained,) = client.search_runs([client.get_experiment_by_name("cpu-grpo").experiment_id])
+    assert trained.info.status == "FINISHED"
+    points = client.get_metric_history(trained.info.run_id, "reward")
+    assert sorted(point.step for point in points) == list(range(1, UPDATES + 1))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "place", "call"),
+    [
+        (signal.SIGTERM, 143, "cpu_grpo.engine.rollout.generation:decode", 12),
+        (signal.SIGINT, 130, "cpu_grpo.engine.trainer:completion_logps", 5),
+    ],
+    ids=["SIGTERM in a rollout", "Ctrl-C in an update"],
+)
+def test_a_stopped_run_keeps_its_last_update_and_says_how_to_go_on(
+    expected, tiny_directory, workspace, number, code, place, call
+):
+    without = {"checkpoint.updates": 0}
+    stopped = run(command(tiny_directory, **without), place, call, number)
+    assert stopped.returncode == code, stopped.stderr
+    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("stopped: ")]
+    assert line.endswith(f"of {UPDATES}, which is kept; the same command goes on from there")
+    assert "Traceback" not in stopped.stderr
+    goes_on(tiny_directory, **without)
+    assert result() == expected()
+
+
+def test_another_configuration_begins_anew_and_says_what_changed(tiny_directory, workspace):
+    assert run(command(tiny_directory), "cpu_grpo.engine.trainer:seal", 3).returncode == -signal.SIGKILL
+    said = goes_on(tiny_directory, **{"trainer.learning_rate": "2e-3"})
+    assert (
+        "notice: The checkpoints of an unfinished run for models/ultra_fast are dropped, as trainer.learning_rate was "
+        "0.001 and is 0.002." in said
+    )
+    assert "goes on from" not in said
+
+
+def test_the_same_run_twice_at_once_is_refused(tiny_directory, workspace):
+    slow = [sys.executable, "-c", SIGNALLED, "cpu_grpo.engine.trainer:seal", "2", str(int(signal.SIGSTOP))]
+    arguments = command(tiny_directory)
+    first = subprocess.Popen([*slow, TRAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(workspace.glob("cache/checkpoints/*/checkpoint-1/seal.json")):
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.2)
+        second = run(arguments)
+        assert second.returncode == 1
+        assert "error: Another process is training models/ultra_fast with this very configuration" in second.stderr
+    finally:
+        first.kill()
+        first.communicate()
