@@ -33,14 +33,16 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     with kept.held():
         for sentence in kept.drop_others():
             print(f"notice: {sentence}")
-        config, needs = settled(kept.fitted(config), hardware)
+        config = kept.fitted(config)
+        hardware = setup(config.hardware)
+        config, needs = settled(config, hardware)
         plan = foresee(needs, hardware) if needs else None
         if plan:
             print(f"plan: {plan.told()}")
         tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
         tags |= {"data_hash": data_hash, "model_hash": model_hash}
         with start_run(config, f"train {config.name}", "train", pipeline_id, tags, kept.run_id) as run:
-            kept.begin(config, run.run_id)
+            kept.begin(config, hardware.precision, run.run_id)
             run.params(config)
             trained = train_variant(config, hardware, start, problems, target, run, plan, kept.directory)
             for path in write_results(layout, trained):

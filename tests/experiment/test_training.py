@@ -1,5 +1,6 @@
 """A run that dies of little memory leaves what it learnt, whole enough to go on from."""
 
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -56,3 +57,26 @@ def test_few_problems_stand_in_a_pass_as_often_as_asked():
     few.copies = 1
     with pytest.raises(UserError, match=r"5 training problems .*one update takes 8: allow more .*copies"):
         chosen_problems(few, problems)
+
+
+def test_a_run_whose_numbers_stay_bad_ends_with_advice(tiny_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(CPUGRPOTrainer, "_get_grad_norm", spoilt(CPUGRPOTrainer._get_grad_norm))
+    trainer = Trainer(max_steps=5, per_device_train_batch_size=4, num_generations=2, max_completion_length=4)
+    config = Train(name="mine", trainer=trainer, hardware=Hardware("fp32", 1))
+    problems = [Problem(f"p{i}", f"{i} + 1 =", str(i + 1), 1, "train") for i in range(8)]
+    target = tmp_path / "models" / "mine"
+    with pytest.raises(UserError, match=r"Update 3 is skipped.*diverged. Lower trainer.learning_rate \(now 1e-05\)"):
+        train_variant(config, setup(config.hardware), tiny_directory, problems, target, RUN)
+    kept = {path.name for path in target.with_name("mine-bad-batches").iterdir()}
+    assert kept == {"update-1.pt", "update-2.pt", "update-3.pt"}
+    assert not target.exists()
+
+
+def spoilt(right):
+    """With a weight's gradient NaN."""
+
+    def norm(self, model, grad_norm=None):
+        next(model.parameters()).grad.fill_(math.nan)
+        return right(self, model, None)
+
+    return norm

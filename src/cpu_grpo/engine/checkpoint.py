@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpu_grpo.engine.kernels.choices import choices
 from cpu_grpo.files import sha256, write_json
 
 EXACT, SEAL = "exact_state.pt", "seal.json"
@@ -60,6 +61,8 @@ def exact_state(trainer: Any) -> dict[str, Any]:
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "checked": trainer._checked,
         "doubt": trainer._switch.doubt,
+        "bad_updates": trainer.numbers.in_a_row,
+        "choices": dict(choices()),
     }
 
 
@@ -80,6 +83,8 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
     trainer.step_sizes.rows, trainer.step_sizes.tokens = state["step_sizes"]
     trainer.state.num_input_tokens_seen = state["tokens_seen"]
     trainer._checked, trainer._switch.doubt = state["checked"], state["doubt"]
+    trainer.numbers.in_a_row = state["bad_updates"]
+    choices().update(state["choices"])
 
 
 def seal(directory: Path) -> None:

@@ -29,10 +29,20 @@ from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.learner.batches import Inputs, micro_batches, regrouped
 from cpu_grpo.engine.metrics import counts, merge_parts, rollout_difference, weigh_advantages
 from cpu_grpo.engine.options import FastOptions
-from cpu_grpo.engine.rollout import Completion, Sampling, generate, in_order, members_of, packed, requests_of
+from cpu_grpo.engine.rollout import (
+    Completion,
+    NoDistribution,
+    Sampling,
+    generate,
+    in_order,
+    members_of,
+    packed,
+    requests_of,
+)
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.selfcheck import disagreement, trial_of
 from cpu_grpo.engine.shape import Shape, of_decoder
+from cpu_grpo.engine.soundness import Diverged, Soundness
 from cpu_grpo.engine.step_sizes import StepSizes, bytes_of_part, bytes_of_rollout, bytes_to_come
 from cpu_grpo.engine.support import Switch, unsupported, unsupported_inputs, unsupported_rollout
 from cpu_grpo.hardware import DTYPES, fastest_precision, keep_memory, release_memory
@@ -44,10 +54,11 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     Overridden: `_generate_single_turn` (our rollout engine), `_get_per_token_logps_and_entropies` (our learner),
     `_compute_loss` (micro-batches by tokens; completions without advantage cost nothing), `_prepare_inputs` (groups
-    stay together) and `_get_grad_norm` (of gradients that are gone). Where memory runs short, it waits and then takes
-    smaller steps, with the same result; MemoryError is raised if not even the smallest has room. What the fast path
-    does not know goes through TRL's own, with one warning that says why; so does everything if its results disagree
-    with TRL's on the first batch.
+    stay together) and `_get_grad_norm` (of gradients that are gone, or that must not be used). Where memory runs short,
+    it waits and then takes smaller steps, with the same result; MemoryError is raised if not even the smallest has
+    room. What the fast path does not know goes through TRL's own, with one warning that says why; so does everything if
+    its results disagree with TRL's on the first batch. An update whose loss or gradient is not finite is skipped with a
+    warning, its batch kept in `bad_batches`; three in a row raise Diverged.
 
     A run that goes on from a checkpoint (`train(resume_from_checkpoint=...)`) ends as one that was never interrupted,
     to the last bit, on the same machine with the same threads: checkpoints hold what transformers' leave out, and are
@@ -66,6 +77,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         self._checked = False  # whether the first batch has been compared with TRL's path
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: Inputs | None = None  # the micro-batch that a loss is computed of
+        self.numbers = Soundness()
+        self.bad_batches = Path(self.args.output_dir) / "bad_batches"  # where those of skipped updates are kept
         self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
         self.checkpoint_seconds = 0.0  # that the last checkpoint took
         self._boundary: tuple[dict[str, Any], RandomStates] | None = None  # as the last update left things
@@ -150,8 +163,16 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
         if (lean := self._lean) and lean.within_backward:  # its gradients are used and gone
-            return lean.gradient_norm()
-        return super()._get_grad_norm(model, grad_norm)
+            norm: Any = lean.gradient_norm()
+        else:
+            norm = super()._get_grad_norm(model, grad_norm)
+        if not self.numbers.see("gradient", norm):
+            for parameter in model.parameters():  # the optimizer passes over those that have none
+                parameter.grad = None
+        self._log("update/skipped", float(bool(self.numbers.reason)))
+        if told := self.numbers.close(self.state.global_step + 1, self.bad_batches):
+            warnings.warn(told, stacklevel=2)
+        return norm
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -235,17 +256,20 @@ class CPUGRPOTrainer(GRPOTrainer):
         members = members_of(prompt_ids)
         self._fit_rows(prompt_ids, max(map(len, members.values())))
         rows = self.step_sizes.rows
-        found = generate(
-            packed(self._decoder(), self.precision, min(rows, len(prompt_ids)), self.fast.share_weights),
-            requests_of(members, self.fast.share_prefixes),
-            Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
-            limit=self.max_completion_length,
-            ends=set(self.eos_token_ids),
-            seed=int(torch.randint(2**31 - 1, ())),
-            rows=rows,
-            finished=self._heed,
-            share=self.fast.share_prefixes,
-        )
+        try:
+            found = generate(
+                packed(self._decoder(), self.precision, min(rows, len(prompt_ids)), self.fast.share_weights),
+                requests_of(members, self.fast.share_prefixes),
+                Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
+                limit=self.max_completion_length,
+                ends=set(self.eos_token_ids),
+                seed=int(torch.randint(2**31 - 1, ())),
+                rows=rows,
+                finished=self._heed,
+                share=self.fast.share_prefixes,
+            )
+        except NoDistribution as error:
+            raise Diverged("The model's scores hold no numbers to draw a token by: training has diverged") from error
         return in_order(found, members)
 
     def _fit_rows(self, prompt_ids: list[list[int]], group: int) -> None:
@@ -283,6 +307,8 @@ class CPUGRPOTrainer(GRPOTrainer):
             self._release()
             self._part, weight = self.step_sizes.next_part(self.shortage, waiting, self.loss_type, self._needed)
             last = super()._compute_loss(model, self._part) * weight
+            if training and not self.numbers.see("loss", last.detach(), self._part):
+                last = torch.zeros((), requires_grad=True)  # of which no weight has a gradient
             self._release()
             losses.append(last.detach())
             sizes.append(len(self._part["prompt_ids"]))

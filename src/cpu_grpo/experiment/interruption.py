@@ -68,6 +68,8 @@ class CheckpointTimer(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             return  # the model itself is saved next
+        if self._trainer.numbers.in_a_row:
+            return  # rather keep those from before its numbers went bad
         seconds = max(self._seconds, self._trainer.checkpoint_seconds / SHARE)
         by_time = self._seconds and time.perf_counter() - self._clock >= seconds
         by_number = self._updates and state.global_step - self._step >= self._updates

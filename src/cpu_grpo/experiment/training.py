@@ -10,6 +10,7 @@ from typing import Any
 from cpu_grpo.config.schema import Train
 from cpu_grpo.engine.checkpoint import Interrupted, newest_whole
 from cpu_grpo.engine.schemes.lora import merged
+from cpu_grpo.engine.soundness import Diverged
 from cpu_grpo.errors import Stopped, UserError
 from cpu_grpo.experiment.figures import Trained, comparison, summarise
 from cpu_grpo.experiment.interruption import CheckpointTimer, heeded
@@ -74,6 +75,7 @@ def train_variant(
             timer.watch(trainer)
             keep = partial(_keep, tokenizer, config, start, unfinished(target))
             if config.engine.name == "fast":
+                trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
                 trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
                 trainer.stop_asked = signals.asked
             try:
@@ -84,6 +86,11 @@ def train_variant(
                     f"Memory ran out in update {len(log.history) + 1} ({error}): what was learnt until then is in "
                     f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
                     "ask `python -m cpu_grpo.plan` for a configuration that takes less."
+                ) from error
+            except Diverged as error:
+                raise UserError(
+                    f"{error}. Lower trainer.learning_rate (now {config.trainer.learning_rate:g}) or set "
+                    "hardware.precision=fp32; the last good checkpoint is kept."
                 ) from error
             except Interrupted as error:
                 raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error

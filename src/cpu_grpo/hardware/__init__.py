@@ -9,13 +9,14 @@
 from cpu_grpo.hardware.cores import Cores, count_cores, usable_cores
 from cpu_grpo.hardware.cpu import cpu_flags, cpu_name, instructions
 from cpu_grpo.hardware.decisions import WORTH_IT, Setup, decide, fastest_precision, setup
-from cpu_grpo.hardware.machine import DTYPES, Machine, Rate, conditions, probe
+from cpu_grpo.hardware.machine import DTYPES, UNDISTURBED, Machine, Rate, conditions, probe
 from cpu_grpo.hardware.memory import available_memory, keep_memory, release_memory, reusable_memory
 from cpu_grpo.hardware.monitor import ResourceMonitor
 from cpu_grpo.hardware.rates import bandwidth, gemm_rate
 
 __all__ = [
     "DTYPES",
+    "UNDISTURBED",
     "WORTH_IT",
     "Cores",
     "Machine",

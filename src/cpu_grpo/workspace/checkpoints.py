@@ -17,8 +17,12 @@ RECORD = "run.json"
 # What of a configuration decides nothing of the trained weights.
 FREE = ("tracking", "checkpoint", "evaluation", "description")
 CODE = ("config", "engine", "experiment", "hardware", "models", "tasks")  # folders whose code does
-# What a plan may change of it, so that it fits into the memory that is free.
-FITTED = ("memory.scheme", "engine.rows", "engine.micro_batch_tokens", "trainer.gradient_checkpointing")
+# What the machine, as it was when the run began, decided of it: so that it fits into the memory that was free, or runs
+# in the precision that measured faster.
+FITTED = (
+    *("memory.scheme", "engine.rows", "engine.micro_batch_tokens", "trainer.gradient_checkpointing"),
+    "hardware.precision",
+)
 TOLD = 3  # differences that are named
 
 
@@ -40,15 +44,16 @@ class Checkpoints:
         """MLflow's, of the run that has begun; empty before."""
         return str(self.record.get("run_id", ""))
 
-    def begin(self, config: Train, run_id: str) -> None:
-        """Keeps what the run is, how it was made to fit into memory, and MLflow's id of it."""
+    def begin(self, config: Train, precision: str, run_id: str) -> None:
+        """Keeps what the run is, how it was made to fit this machine, and MLflow's id of it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         fitted = {key: value for key, value in flatten(asdict(config)).items() if key in FITTED}
+        fitted["hardware.precision"] = precision
         record = {"identity": self.identity, "target": self.target, "run_id": run_id, "fitted": fitted}
         write_json(self.directory / RECORD, record)
 
     def fitted(self, config: Train) -> Train:
-        """The configuration as it was made to fit into memory when the run began, if it has begun."""
+        """The configuration as it was made to fit the machine when the run began, if it has begun."""
         found = self.record.get("fitted", {})
         for key, value in found.items():
             group, name = key.split(".")

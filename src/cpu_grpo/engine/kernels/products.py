@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from cpu_grpo.engine.kernels.build import Native, native
+from cpu_grpo.engine.kernels.choices import chosen
 
 Product = Callable[[torch.Tensor], torch.Tensor]  # (n, in) -> (n, out)
 Biases = list[torch.Tensor | None]
@@ -187,9 +188,12 @@ def _prepacks(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@functools.cache
 def _narrow_pays(kernels: Native, dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
     """Whether oneDNN is not much faster for so many rows, as it may be on CPUs with matrix units; measured in 0.1 s."""
+    return chosen(f"narrow {dtype} {stored} {rows}", lambda: _narrow_wins(kernels, dtype, stored, rows))
+
+
+def _narrow_wins(kernels: Native, dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
     weights = [torch.ones(SHAPE, dtype=dtype) for _ in range(PROBES)]
     x = torch.ones(rows, SHAPE[1], dtype=dtype)
     ours = _seconds([Narrow.of(kernels, stored, [weight.to(stored)], [None]) for weight in weights], x)

@@ -6,12 +6,13 @@ values, `sampling` the draws, `schedule` who sits in which row, `weights` the pr
 
 from cpu_grpo.engine.rollout.generation import at_once, generate
 from cpu_grpo.engine.rollout.groups import in_order, members_of, requests_of
-from cpu_grpo.engine.rollout.sampling import Sampling
+from cpu_grpo.engine.rollout.sampling import NoDistribution, Sampling
 from cpu_grpo.engine.rollout.schedule import Completion, Request
 from cpu_grpo.engine.rollout.weights import PackedDecoder, packed
 
 __all__ = [
     "Completion",
+    "NoDistribution",
     "PackedDecoder",
     "Request",
     "Sampling",

@@ -22,6 +22,13 @@ NO_DISTRIBUTION = (
 CANDIDATES = 128  # best tokens tried for the top-p nucleus first; a row that needs more gets 32 times as many
 
 
+class NoDistribution(ValueError):
+    """A model's scores are no numbers that a token could be drawn by."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_DISTRIBUTION)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn: scores are divided by the temperature, then top-k, top-p and min-p remove tokens in turn.
@@ -65,7 +72,7 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         greedy), before any filter: what the learner computes again.
 
     Raises:
-        ValueError: a row of scores is no distribution.
+        NoDistribution: in a row of scores.
     """
     kernels = None if sampling.filters or not scores.is_contiguous() else native(scores.dtype)
     if kernels:
@@ -73,7 +80,7 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         inverse = 1 / sampling.temperature if sampling.temperature else 0.0
         kernels.draw(scores, uniforms.double().contiguous(), inverse, tokens, logps, *scores.shape)
         if (tokens < 0).any():
-            raise ValueError(NO_DISTRIBUTION)
+            raise NoDistribution
         return tokens, logps
     rows = max(1, CHUNK_SCORES // scores.size(1))
     parts = zip(scores.split(rows), uniforms.split(rows), strict=True)
@@ -116,7 +123,7 @@ def _sample(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) ->
     weights = scores.softmax(dim=-1)  # (n, V)
     peak = weights.amax(dim=-1, keepdim=True)  # (n, 1)
     if not peak.isfinite().all():
-        raise ValueError(NO_DISTRIBUTION)
+        raise NoDistribution
     # Log of the normaliser without a second pass over exponentials: the peak is exp(0) / sum. Taken from the score and
     # not from its weight, a log-prob stays exact where the weight underflows.
     log_peak, best = peak.log(), scores.amax(dim=-1, keepdim=True)  # (n, 1)

@@ -9,6 +9,7 @@ exist all at once.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class Lean(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self.within_backward = False
+        self._sound = True  # whether all gradients since the norm was last asked for were finite
         self._squared_norm = torch.zeros(())
         self._random = torch.Generator().manual_seed(seed)
         for group in self.param_groups:
@@ -68,24 +70,30 @@ class Lean(torch.optim.Optimizer):
             self.state[parameter] |= copy.deepcopy(state_dict["state"].get(number, {}))
 
     def gradient_norm(self) -> float:
-        """Of all gradients since this was last asked."""
-        norm = float(self._squared_norm.sqrt())
+        """Of all gradients since this was last asked; NaN if one was not finite: it was not used, nor any after it."""
+        norm = float(self._squared_norm.sqrt()) if self._sound else math.nan
         self._squared_norm.zero_()
+        self._sound = True
         return norm
 
     @torch.no_grad()
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None, "a parameter is updated once it has its gradient"
+        if not self._sound:
+            return
         # A vector is a matrix of one row, whose columns' means are its squares.
         weight, gradient = (t.view(-1, t.size(-1)) for t in (parameter.data, gradient.contiguous()))  # (out, in)
+        rows, columns = mean_squares(gradient)
+        self._sound = bool(rows.isfinite().all())
+        if not self._sound:
+            return
         state = self.state[parameter]
         if not state:
             state["updates"] = 0
             state["rows"], state["columns"] = torch.zeros(weight.size(0)), torch.zeros(weight.size(1))
         state["updates"] += 1
         old = 1 - state["updates"] ** -0.8  # Adafactor, section 7.2
-        rows, columns = mean_squares(gradient)
         self._squared_norm += rows.sum() * weight.size(1)
         state["rows"].lerp_(rows + TINY, 1 - old)
         state["columns"].lerp_(columns + TINY, 1 - old)

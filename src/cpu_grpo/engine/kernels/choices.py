@@ -1,0 +1,69 @@
+"""Choices between two ways to compute the same, by which is faster here.
+
+They round differently, so a choice that turned between two runs, or where a run goes on from a checkpoint, would change
+results. Each is therefore measured once for a machine and kept in the user's cache directory, and checkpoints hold
+those that their run has made.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cpu_grpo.files import cache_directory, fingerprint, sha256, write_json
+from cpu_grpo.hardware import UNDISTURBED, conditions
+
+ATTEMPTS = 5  # to be that lucky
+MEASURED = ("products.py", "products.cpp")  # whose code decides the times
+
+
+@functools.cache
+def choices() -> dict[str, bool]:
+    """Those of this process so far, by name; what is added to them (from a checkpoint) is taken."""
+    return {}
+
+
+def chosen(name: str, measure: Callable[[], bool]) -> bool:
+    """The choice of this name: this process's, the cache's, or what `measure` finds."""
+    if name not in choices():
+        choices()[name] = _kept_or_measured(name, measure)
+    return choices()[name]
+
+
+def _kept_or_measured(name: str, measure: Callable[[], bool]) -> bool:
+    file = _file(name)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["taken"] if file else None
+        if isinstance(found, bool):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+        pass
+    for _ in range(ATTEMPTS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        taken = measure()
+        share = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
+        if share >= UNDISTURBED:
+            _keep(file, taken)
+            break
+    return taken
+
+
+def _file(name: str) -> Path | None:
+    """Where a choice is kept; None without a home directory."""
+    code = [sha256(Path(__file__).with_name(source)) for source in MEASURED]
+    key = [name, code, conditions(torch.get_num_threads())]
+    try:
+        return cache_directory() / f"choice-{fingerprint(key)}.json"
+    except RuntimeError:
+        return None
+
+
+def _keep(file: Path | None, taken: bool) -> None:
+    try:
+        if file:
+            write_json(file, {"taken": taken})
+    except OSError:  # a full disk, or a directory that cannot be written: the next process measures again
+        return
