@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cpu_grpo.config.checks import check
-from cpu_grpo.config.schema import Evaluation, Example, Pipeline, Rewards, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Evaluation, Example, Pipeline, Rewards, Task, Train, Trainer, Validation, Variant
 from cpu_grpo.errors import UserError
 
 NO_REWARD = Rewards(correct=0.0)
@@ -139,6 +139,18 @@ def test_zero_steps():
     message = complaint(pipeline(quick=Variant(trainer=Trainer(max_steps=0))))
     assert "variants.quick.trainer.max_steps=0" in message
     assert "use 1 or more, or -1" in message
+
+
+@pytest.mark.parametrize(
+    ("validation", "key"),
+    [
+        (Validation(keep="best"), "validation.keep=best needs"),
+        (Validation(patience=3), "validation.patience=3 needs"),
+    ],
+)
+def test_validation_is_not_asked_for_in_part(validation, key):
+    message = complaint(Train(task=Task(kind="chain_sum"), validation=validation))
+    assert key in message and "set validation.every" in message
 
 
 def test_no_reward_at_all():

@@ -91,6 +91,14 @@ def test_a_run_may_go_on_from_the_end_of_a_pass_over_the_data(tiny_directory, to
     assert_equal(trained("full", tiny_directory, tokenizer, tmp_path / "parts", resume=True), expected)
 
 
+def test_a_run_that_goes_on_from_its_very_end_learns_no_more(tiny_directory, tokenizer, tmp_path):
+    """Stock transformers makes one more update there."""
+    expected = trained("full", tiny_directory, tokenizer, tmp_path / "run")
+    again = trained("full", tiny_directory, tokenizer, tmp_path / "run", resume=True)
+    assert again[2].state.global_step == UPDATES
+    assert_equal(again, expected)
+
+
 @pytest.fixture
 def saved(tiny_directory, tokenizer, tmp_path):
     """A directory with the checkpoints of updates 2 and 3."""

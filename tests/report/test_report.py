@@ -13,7 +13,9 @@ from cpu_grpo.config.schema import Evaluation, Model, Pipeline, Task, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.statistics import wilson
 from cpu_grpo.files import write_json, write_text
+from cpu_grpo.report.plots import _validation_panel
 from cpu_grpo.report.render import write_report
+from cpu_grpo.report.results import read_trainings
 from cpu_grpo.report.sweep import SweepSummary
 from cpu_grpo.report.tables import Table, markdown
 from cpu_grpo.report.text import duration, markdown_block, markdown_inline, p_text, points, visible
@@ -244,6 +246,22 @@ def test_figures_for_machines(root, config):
     assert rows[0]["gain"] == rows[0]["updates"] == ""
     assert (rows[1]["updates"], rows[1]["completions_per_second"], rows[1]["wall_seconds"]) == ("3", "12.34", "61.5")
     assert sorted(files) == sorted(path for path in reports.rglob("*") if path.is_file())
+
+
+def test_a_run_that_was_validated_has_its_curve_with_intervals(root, config):
+    write_report(root, config)
+    assert "validation.svg" not in (root / "reports/report.md").read_text()
+    write_text(
+        root / "results/train/good.csv",
+        "step,reward,validation_accuracy,validation_low,validation_high\n"
+        "1,0.1,,,\n2,0.2,0.25,0.125,0.5\n3,0.4,0.5,0.375,0.75\n",
+    )
+    write_report(root, config)
+    assert "Accuracy on validation problems as training went on" in (root / "reports/report.md").read_text()
+    curve = read_trainings(root / "results/train")["good"]
+    panel = _validation_panel(curve)
+    assert (panel.steps, panel.values) == ([2, 3], [25, 50])
+    assert panel.reach == ([12.5, 12.5], [25, 25])
 
 
 def test_the_same_results_give_the_same_bytes(root, config):

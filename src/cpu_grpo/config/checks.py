@@ -17,6 +17,7 @@ def check(config: Pipeline | Train | StudyJob) -> None:
     _check_task(config.task)
     if config.memory.limit and in_bytes(config.memory.limit) is None:
         raise UserError(f"memory.limit={config.memory.limit} is no amount of memory: write it as 4GiB or 3.5GB.")
+    _check_validation(config)
     if isinstance(config, Pipeline):
         for name, variant in config.variants.items():
             _check_variant(variant, f"variants.{name}.")
@@ -80,6 +81,15 @@ def _check_study(config: StudyJob) -> None:
                 f"study.published.right.{arm}={right} is not within the {study.published.problems} problems: "
                 "correct it, or study.published.problems."
             )
+
+
+def _check_validation(config: Pipeline | Train) -> None:
+    settings = config.validation
+    if settings.every and config.engine.name != "fast":
+        raise UserError(f"validation.every={settings.every} needs the fast engine: use 0, or engine=fast.")
+    if not settings.every and (settings.keep == "best" or settings.patience):
+        key = f"keep={settings.keep}" if settings.keep == "best" else f"patience={settings.patience}"
+        raise UserError(f"validation.{key} needs validations: set validation.every to the updates between two.")
 
 
 def _check_task(task: Task) -> None:

@@ -246,6 +246,18 @@ class Checkpoint:
 
 
 @dataclass
+class Validation:
+    """How a training run is watched: by greedy answers to validation problems, which it never learns from."""
+
+    every: int = option(0, "updates between two validations, and one at the end; 0: none", low=0)
+    problems: int = option(100, "only the first so many validation problems; 0: all", low=0)
+    keep: str = option(
+        "last", "the weights that the run yields: the last update's, or the best validation's", choices=("last", "best")
+    )
+    patience: int = option(0, "validations without a better one that end the run; 0: none do", low=0)
+
+
+@dataclass
 class Shared:
     """What every stage reads."""
 
@@ -257,6 +269,7 @@ class Shared:
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking = field(default_factory=Tracking)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    validation: Validation = field(default_factory=Validation)
 
 
 @dataclass

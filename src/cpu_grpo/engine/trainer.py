@@ -80,7 +80,9 @@ class CPUGRPOTrainer(GRPOTrainer):
         self.numbers = Soundness()
         self.bad_batches = Path(self.args.output_dir) / "bad_batches"  # where those of skipped updates are kept
         self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
+        self.after_update: Callable[[], None] = lambda: None  # called once an update has been logged
         self.checkpoint_seconds = 0.0  # that the last checkpoint took
+        self._closed = 0  # the update that was last logged
         self._boundary: tuple[dict[str, Any], RandomStates] | None = None  # as the last update left things
 
     # ---- TRL's methods ---------------------------------------------------------------------------------------------
@@ -194,9 +196,23 @@ class CPUGRPOTrainer(GRPOTrainer):
             raise ValueError(f"The checkpoint {chosen} {reason}: choose another.")
         return super().train(chosen, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where a run goes on from its very end: transformers would make one more update."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._boundary = exact_state(self), random_states()
+        self._close_update()
+
+    def _close_update(self) -> None:
+        """Once an update has been logged, and before a checkpoint of it is made."""
+        if self._closed != self.state.global_step:
+            self._closed = self.state.global_step
+            self._boundary = exact_state(self), random_states()
+            self.after_update()
 
     def save_last_update(self) -> Path | None:
         """A checkpoint of how things were after the last whole update; None before the first.
@@ -210,6 +226,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         return self._checkpoint(state, None)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self._close_update()
         self._checkpoint(exact_state(self), trial)
 
     def _checkpoint(self, state: dict[str, Any], trial: Any) -> Path:

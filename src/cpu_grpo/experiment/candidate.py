@@ -39,12 +39,18 @@ class Candidate:
         return [completion.ids for (completion,) in groups]
 
 
-def candidate(model: Any, tokenizer: Any, precision: str, rows: int, fast: bool = True) -> Candidate:
-    """The model with the engine's copy of its weights, unless `fast` is off or, with a warning, the engine cannot."""
+def candidate(
+    model: Any, tokenizer: Any, precision: str, rows: int, fast: bool = True, shared: bool = False
+) -> Candidate:
+    """The model with the engine's copy of its weights, unless `fast` is off or, with a warning, the engine cannot.
+
+    Args:
+        shared: no copy; slower from some 16 rows on.
+    """
     if not fast:
         return Candidate(model, tokenizer, None)
     try:
-        return Candidate(model, tokenizer, packed(decoder(model), precision, rows))
+        return Candidate(model, tokenizer, packed(decoder(model), precision, rows, shared))
     except UnsupportedModel as error:
         warnings.warn(f"transformers generates instead of the fast engine: {error}.", stacklevel=2)
         return Candidate(model, tokenizer, None)

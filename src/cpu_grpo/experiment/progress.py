@@ -53,7 +53,7 @@ class UpdateLog(TrainerCallback, ExportableState):
         self._samples_every = samples_every
         self._warned: set[str] = set()
         self._trained = 0.0  # seconds of training before this process
-        self._begin = time.perf_counter()
+        self._begin = self._clock = time.perf_counter()
 
     @property
     def train_seconds(self) -> float:
@@ -70,6 +70,17 @@ class UpdateLog(TrainerCallback, ExportableState):
             "trained": self.train_seconds,
         }
         return {"args": {}, "attributes": {"kept": json.dumps(kept)}}  # as text: the columns keep their order
+
+    def leave_out(self, seconds: float) -> None:
+        """What was just spent on something else than training is not counted as such."""
+        self._begin += seconds
+        self._clock += seconds
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Figures of the last update, found after it was logged."""
+        self.history[-1] |= figures
+        if (step := round(self.history[-1]["step"])) > self._run.last_step:
+            self._run.metrics(figures, step)
 
     def watch(self, trainer: Any) -> None:
         """Names the trainer whose completions are sampled."""

@@ -17,6 +17,7 @@ from cpu_grpo.experiment.interruption import CheckpointTimer, heeded
 from cpu_grpo.experiment.progress import UpdateLog
 from cpu_grpo.experiment.recipe import grpo_config, scheme, trainer_class, training_set
 from cpu_grpo.experiment.tracking import Run, warn
+from cpu_grpo.experiment.validation import Validator
 from cpu_grpo.files import new_directory, sha256, write_json
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup
 from cpu_grpo.models.loading import RECORD, load_model, model_record
@@ -60,6 +61,7 @@ def train_variant(
         functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
         timer = CheckpointTimer(config.checkpoint, plan.whole if plan else None)
+        validator = _validator(config, problems, hardware, log, checkpoints)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_class(config, hardware)(
                 model=model,
@@ -67,12 +69,14 @@ def train_variant(
                 args=grpo_config(config, hardware, weights, checkpoints or Path(scratch)),
                 train_dataset=training_set(config, problems, tokenizer),
                 processing_class=tokenizer,
-                callbacks=[log, timer] if checkpoints else [log],
+                callbacks=[log, timer, *validator] if checkpoints else [log],
                 **scheme(config, model),
             )
             trainer.remove_callback(PrinterCallback)
             log.watch(trainer)
             timer.watch(trainer)
+            for callback in validator:
+                callback.watch(trainer, tokenizer)
             keep = partial(_keep, tokenizer, config, start, unfinished(target))
             if config.engine.name == "fast":
                 trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
@@ -95,12 +99,22 @@ def train_variant(
             except Interrupted as error:
                 raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
             train_seconds = log.train_seconds
+            validated = {key: value for callback in validator for key, value in callback.settle().items()}
         with new_directory(target) as directory:
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
     figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
-    figures |= comparison(plan, log.history) if plan else {}
+    figures |= (comparison(plan, log.history) if plan else {}) | validated
     return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+
+
+def _validator(
+    config: Train, problems: list[Problem], hardware: Setup, log: UpdateLog, checkpoints: Path | None
+) -> list[Validator]:
+    """One, if the run is to be validated on the way."""
+    if not config.validation.every or checkpoints is None:
+        return []
+    return [Validator(config, problems, hardware.precision, log, checkpoints)]
 
 
 def _newest(checkpoints: Path | None) -> str | None:

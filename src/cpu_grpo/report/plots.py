@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b6b6b"
+VALIDATION = ("validation_accuracy", "validation_low", "validation_high")  # columns of a run's course
 WIDTH = 6.6  # inches; narrow enough to stay legible on a phone
 
 
@@ -71,6 +72,7 @@ class Panel:
     values: list[float]
     colour: str
     bounds: tuple[float, float] | None = None
+    reach: tuple[list[float], list[float]] | None = None  # of the intervals, below the values and above
 
 
 def reward_svg(trainings: list[Training]) -> str:
@@ -88,6 +90,23 @@ def spread_svg(trainings: list[Training]) -> str:
             _panel(found, "no_spread_share", "groups without spread (%)", ORANGE, scale=100, bounds=(-4, 104))
         )
     return _small_multiples([panel for panel in panels if panel.values])
+
+
+def validation_svg(trainings: list[Training]) -> str:
+    """Accuracy on validation problems as training went on, with 95 % intervals."""
+    return _small_multiples([_validation_panel(found) for found in trainings])
+
+
+def _validation_panel(found: Training) -> Panel:
+    course = found.course
+    points = zip(*(course[name] for name in ("step", *VALIDATION)), strict=True)
+    measured = [point for point in points if not math.isnan(point[1])]
+    steps, values, low, high = ([float(number) for number in column] for column in zip(*measured, strict=True))
+    reach = (
+        [100 * (v - own) for v, own in zip(values, low, strict=True)],
+        [100 * (own - v) for v, own in zip(values, high, strict=True)],
+    )
+    return Panel(found.variant, "accuracy (%)", steps, [100 * value for value in values], BLUE, (-4, 104), reach)
 
 
 def accuracy_svg(rows: list[Row]) -> str:
@@ -232,6 +251,8 @@ def _small_multiples(panels: list[Panel]) -> str:
 def _draw(axes: "Axes", panel: Panel) -> None:
     marker = "o" if len(panel.values) <= 40 else ""
     axes.plot(panel.steps, panel.values, color=panel.colour, linewidth=1.4, marker=marker, markersize=2.5)
+    if panel.reach:
+        axes.errorbar(panel.steps, panel.values, yerr=panel.reach, fmt="none", color=panel.colour, capsize=2)
     axes.set_title(_label(panel.title), fontsize=9, loc="left")
     axes.set_xlabel("update (optimizer steps)", fontsize=7.5)
     axes.set_ylabel(panel.label, fontsize=7.5)

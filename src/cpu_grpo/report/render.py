@@ -15,7 +15,7 @@ from cpu_grpo.experiment.statistics import RESAMPLES
 from cpu_grpo.files import write_json, write_text
 from cpu_grpo.report.feasibility import feasibility
 from cpu_grpo.report.findings import Example, Row, accuracy_figures, best, compare, examples, metrics
-from cpu_grpo.report.plots import Plot, accuracy_svg, reward_svg, spread_svg, throughput_svg
+from cpu_grpo.report.plots import VALIDATION, Plot, accuracy_svg, reward_svg, spread_svg, throughput_svg, validation_svg
 from cpu_grpo.report.provenance import provenance_table
 from cpu_grpo.report.results import Results, read_results
 from cpu_grpo.report.section import Section
@@ -113,6 +113,14 @@ def _studies_text(studies: list[Section]) -> str:
 
 def _plots(rows: list[Row], results: Results) -> list[Plot]:
     trainings = list(results.trainings.values())
+    validated = [found for found in trainings if VALIDATION[0] in found.course]
+    curves = [
+        Plot(
+            "validation",
+            "Accuracy on validation problems as training went on, with 95 % intervals; no update learns from them.",
+            validation_svg(validated),
+        )
+    ]
     return [
         Plot(
             "accuracy",
@@ -124,6 +132,7 @@ def _plots(rows: list[Row], results: Results) -> list[Plot]:
             "reward", "Mean reward of each update's completions; each recipe has its own scale.", reward_svg(trainings)
         ),
         Plot("spread", "Spread of rewards, and the share of groups that have none.", spread_svg(trainings)),
+        *(curves if validated else []),
     ]
 
 
