@@ -6,8 +6,8 @@ from cpu_grpo.config import Pipeline, launch
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.evaluation import evaluate_model, held_out, rows
 from cpu_grpo.experiment.tracking import start_run
-from cpu_grpo.files import fingerprint, sha256, write_json, write_jsonl
-from cpu_grpo.models.loading import weights_hash
+from cpu_grpo.files import fingerprint, sha256, write_jsonl, write_sealed
+from cpu_grpo.models.integrity import intact_hash
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.units import duration, gigabytes
 from cpu_grpo.workspace.layout import Layout
@@ -27,15 +27,16 @@ def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str)
         raise UserError(f"The {config.evaluation.split} split is empty: raise task.{config.evaluation.split}.")
     name = Path(model).name
     tags = {"evaluated": name, "model": config.model.name, "task": config.task.name}
-    tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": weights_hash(directory)}
+    tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": intact_hash(directory)}
     with start_run(config, f"evaluate {name}", "evaluate", pipeline_id, tags) as run:
         run.params(config)
         results, figures = evaluate_model(config, directory, problems)
         figures = {"model": model, "split": config.evaluation.split} | figures | {"mlflow_run_id": run.run_id}
-        write_jsonl(layout.evaluation / f"{name}.jsonl", rows(results))
-        write_json(layout.evaluation / f"{name}.json", figures)
+        answers = layout.evaluation / f"{name}.jsonl"
+        write_jsonl(answers, rows(results))
+        write_sealed(answers.with_suffix(".json"), figures | {"sha256.jsonl": sha256(answers)})
         run.metrics({key: value for key, value in figures.items() if isinstance(value, float | int)}, 0)
-        run.artifact(layout.evaluation / f"{name}.jsonl")
+        run.artifact(answers)
         run.table(rows(results)[:50], "completions.json")
     print(
         f"{name}: {figures['extraction']} accuracy {figures['accuracy']:.1%} "

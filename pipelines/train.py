@@ -6,7 +6,7 @@ from cpu_grpo.config import Train, launch
 from cpu_grpo.experiment.tracking import start_run
 from cpu_grpo.files import fingerprint, sha256
 from cpu_grpo.hardware import setup
-from cpu_grpo.models.loading import weights_hash
+from cpu_grpo.models.integrity import intact_hash
 from cpu_grpo.plan.foresight import foresee, settled
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.workspace.checkpoints import checkpoints_of
@@ -27,7 +27,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)
     chosen_problems(config, problems)  # complains before a run is recorded
-    model_hash, data_hash = weights_hash(start), fingerprint(sha256(data))
+    model_hash, data_hash = intact_hash(start), fingerprint(sha256(data))
     target = layout.model(config.name)
     kept = checkpoints_of(config, target, model_hash, data_hash)
     with kept.held():
@@ -39,6 +39,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
         plan = foresee(needs, hardware) if needs else None
         if plan:
             print(f"plan: {plan.told()}")
+            plan.require_disk(kept.directory.parent)
         tags = {"variant": config.name, "model": config.model.name, "task": config.task.name}
         tags |= {"data_hash": data_hash, "model_hash": model_hash}
         with start_run(config, f"train {config.name}", "train", pipeline_id, tags, kept.run_id) as run:

@@ -90,6 +90,38 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object with its own hash."""
+    write_json(path, sealed(value))
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with a hash of it, under the key `seal`."""
+    return value | {"seal": _seal(value)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, without the hash; what has none is taken as it is.
+
+    Raises:
+        UserError: it cannot be read, is no JSON object, or was altered since.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): run what writes it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object: run what writes it again.")
+    seal = found.pop("seal", None)
+    if seal is not None and seal != _seal(found):
+        raise UserError(f"{path} was altered or damaged since it was written: run what writes it again.")
+    return found
+
+
+def _seal(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -120,11 +152,12 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpu-grpo"
 
 
-def require_space(directory: Path, needed: int) -> None:
-    """Raises UserError where `directory`'s disk has fewer than `needed` bytes free."""
+def require_space(directory: Path, needed: int, remedy: str = "") -> None:
+    """Raises UserError where `directory`'s disk has fewer than `needed` bytes free; `remedy` is added to its advice."""
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise UserError(
-            f"{directory} has {free / 1e9:.1f} GB of free disk and {needed / 1e9:.1f} GB are needed: free some space."
+            f"{directory} has {free / 1e9:.1f} GB of free disk and {needed / 1e9:.1f} GB are needed: free some "
+            f"space{remedy}."
         )

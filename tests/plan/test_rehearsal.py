@@ -62,9 +62,21 @@ def test_the_same_pieces_are_not_timed_again(tiny_model, here):
 def test_a_damaged_cache_is_measured_anew(tiny_model, here, tmp_path):
     rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
     (kept,) = (tmp_path / "cache").glob("costs-*.json")
-    kept.write_text('{"step": 1}')
-    costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
-    assert len(here) == 2 and costs.step.of(2) > 0
+    whole = kept.read_text()
+    for times, damaged in enumerate(['{"step": 1}', whole[: len(whole) // 2], whole.replace("0.0", "0.1", 1)], start=2):
+        kept.write_text(damaged)
+        costs = rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+        assert len(here) == times and costs.step.of(2) > 0
+
+
+def test_without_a_home_directory_they_are_timed_each_time(tiny_model, here, monkeypatch):
+    def none():
+        raise RuntimeError
+
+    monkeypatch.setattr(rehearsal, "cache_directory", none)
+    for times in (1, 2):
+        rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
+        assert len(here) == times
 
 
 def test_stand_ins_have_the_models_sizes(any_model):

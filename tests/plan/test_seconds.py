@@ -17,6 +17,7 @@ COSTS = Costs(
     prefilled=100,
     learnt=50,
     thin_rows=2,
+    write_rate=1e6,
 )
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from cpu_grpo.config.schema import Evaluation, Model, Pipeline, Task, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.statistics import wilson
-from cpu_grpo.files import write_json, write_text
+from cpu_grpo.files import sha256, write_json, write_sealed, write_text
 from cpu_grpo.report.plots import _validation_panel
 from cpu_grpo.report.render import write_report
 from cpu_grpo.report.results import read_trainings
@@ -319,6 +319,19 @@ def test_a_model_given_as_a_directory_is_found_whatever_its_file_is_called(root,
 def test_a_damaged_file_is_named(root, config, damaged):
     write_text(root / "results/evaluate/good.json", damaged)
     with pytest.raises(UserError, match=r"good\.json.*again"):
+        write_report(root, config)
+
+
+@pytest.mark.parametrize("name", ["train/good.csv", "evaluate/good.jsonl", "train/good.json", "evaluate/good.json"])
+def test_a_result_that_was_altered_is_named(root, config, name):
+    for stage, end in (("train", ".csv"), ("evaluate", ".jsonl")):
+        figures = root / f"results/{stage}/good.json"
+        beside = figures.with_suffix(end)
+        write_sealed(figures, json.loads(figures.read_text()) | {f"sha256{end}": sha256(beside)})
+    write_report(root, config)
+    path = root / "results" / name
+    path.write_text(path.read_text().replace("0.1", "0.9").replace("true", "false").replace("0.5", "0.6"))
+    with pytest.raises(UserError, match=rf"{path.name} was altered or damaged since it was written"):
         write_report(root, config)
 
 

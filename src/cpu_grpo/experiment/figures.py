@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpu_grpo.config.schema import Train
-from cpu_grpo.files import write_json, write_jsonl, write_text
+from cpu_grpo.files import sha256, write_jsonl, write_sealed, write_text
 from cpu_grpo.hardware import ResourceMonitor, Setup
 from cpu_grpo.plan.foresight import Foresight
 from cpu_grpo.workspace.layout import Layout
@@ -86,7 +86,6 @@ def write_results(layout: Layout, trained: Trained) -> list[Path]:
     name = trained.figures["variant"]
     figures, history = layout.training / f"{name}.json", layout.training / f"{name}.csv"
     samples = layout.training / f"{name}.samples.jsonl"
-    write_json(figures, trained.figures)
     columns = list(dict.fromkeys(key for row in trained.history for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -94,6 +93,7 @@ def write_results(layout: Layout, trained: Trained) -> list[Path]:
     writer.writerows(trained.history)
     write_text(history, text.getvalue())
     write_jsonl(samples, trained.samples)
+    write_sealed(figures, trained.figures | {"sha256.csv": sha256(history)})
     return [figures, history, samples]
 
 

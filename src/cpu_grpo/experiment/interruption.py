@@ -9,8 +9,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from cpu_grpo.config.schema import Checkpoint
+from cpu_grpo.plan.saving import SHARE
 
-SHARE = 0.02  # of a run's time that its checkpoints may take
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # the shell's, for what such a signal ended
 
 

@@ -12,6 +12,7 @@ from cpu_grpo.engine.schemes.lora import adapters
 from cpu_grpo.errors import UserError
 from cpu_grpo.hardware import Setup
 from cpu_grpo.plan.memory import scheme_of
+from cpu_grpo.plan.saving import KEPT
 from cpu_grpo.tasks.problems import Problem, of_split
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
 from cpu_grpo.units import in_bytes
@@ -96,7 +97,8 @@ def grpo_config(config: Train, hardware: Setup, reward_weights: list[float], dir
         bf16=hardware.precision == "bf16",
         use_cpu=True,
         dataloader_pin_memory=False,
-        save_strategy="no",
+        save_strategy="no",  # callbacks decide when
+        save_total_limit=KEPT,
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,

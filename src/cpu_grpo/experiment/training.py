@@ -60,7 +60,7 @@ def train_variant(
         load_seconds = time.perf_counter() - begin
         functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
-        timer = CheckpointTimer(config.checkpoint, plan.whole if plan else None)
+        timer = CheckpointTimer(config.checkpoint, plan.training if plan else None)
         validator = _validator(config, problems, hardware, log, checkpoints)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_class(config, hardware)(

@@ -13,9 +13,12 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def model_record(directory: Path) -> dict[str, Any]:
-    """What source.json says; empty where there is none."""
-    path = directory / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What source.json says; empty where there is none, or where it is damaged."""
+    try:
+        found = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def weights_hash(directory: Path) -> str:

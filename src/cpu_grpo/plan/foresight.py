@@ -7,11 +7,13 @@ from pathlib import Path
 from cpu_grpo.config.schema import Model, Train
 from cpu_grpo.engine.shape import Shape, of_config, of_directory, stored_bytes
 from cpu_grpo.errors import UserError
+from cpu_grpo.files import require_space
 from cpu_grpo.hardware import DTYPES, Setup
 from cpu_grpo.plan.choice import Known, Option, budget, settle, with_scheme
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Peak
 from cpu_grpo.plan.rehearsal import Costs, rehearse
+from cpu_grpo.plan.saving import Saving, checkpoint_count, saving
 from cpu_grpo.plan.seconds import Seconds, update_seconds
 from cpu_grpo.units import duration, gigabytes
 from cpu_grpo.workspace.models import made_model
@@ -77,17 +79,50 @@ class Foresight:
         return self.option.known.peak(job, self.option.scheme)
 
     @property
-    def whole(self) -> float:
+    def training(self) -> float:
         """Seconds of all updates, at most."""
         return self.seconds.update * self.option.job.updates
+
+    @property
+    def saving(self) -> Saving:
+        """Disk that is taken."""
+        return saving(self.option.known.shape, self.option.scheme, self.option.config)
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Of one."""
+        return self.saving.checkpoint / self.costs.write_rate
+
+    @property
+    def checkpoints(self) -> int:
+        """How many are made on the way."""
+        job = self.option.job
+        return checkpoint_count(self.option.config, job.updates, self.training, self.checkpoint_seconds)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk, at most."""
+        return self.saving.with_checkpoints if self.checkpoints else self.saving.without_checkpoints
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all updates and checkpoints, at most."""
+        return self.training + self.checkpoints * self.checkpoint_seconds
 
     def told(self) -> str:
         """In a line."""
         changes = f"{' '.join(self.option.changes)} to fit into memory: " if self.option.changes else ""
+        kept = f" with {self.checkpoints} checkpoints of {gigabytes(self.saving.checkpoint)}" * bool(self.checkpoints)
         return (
-            f"{changes}{gigabytes(self.option.peak.total)} of memory, {self.seconds.update:.1f} s an update and "
-            f"{duration(self.whole)} for {self.option.job.updates} updates, at most"
+            f"{changes}{gigabytes(self.option.peak.total)} of memory, {gigabytes(self.disk)} of disk, "
+            f"{self.seconds.update:.1f} s an update and {duration(self.whole)} for {self.option.job.updates} updates"
+            f"{kept}, at most"
         )
+
+    def require_disk(self, directory: Path) -> None:
+        """Raises UserError where the directory's disk has too little room."""
+        remedy = ", or set checkpoint.minutes=0 and checkpoint.updates=0" if self.checkpoints else ""
+        require_space(directory, self.disk, remedy)
 
 
 def settled(config: Train, hardware: Setup) -> tuple[Train, Option | None]:

@@ -22,10 +22,11 @@ from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import cache_directory, fingerprint, sha256, write_json
+from cpu_grpo.files import cache_directory, fingerprint, read_sealed, sha256, write_sealed
 from cpu_grpo.hardware import DTYPES, conditions, keep_memory
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme
+from cpu_grpo.plan.saving import write_rate
 
 FEW = 1  # layers of the smaller stand-in
 STEPS = 8  # of decoding
@@ -38,6 +39,7 @@ TIMED = (  # whose code decides the times
     "engine/learner",
     "engine/rollout",
     "plan/rehearsal.py",
+    "plan/saving.py",
 )
 
 
@@ -66,6 +68,7 @@ class Costs:
     prefilled: int
     learnt: int
     thin_rows: int
+    write_rate: float  # bytes a second to the disk
 
 
 def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: int) -> Costs:
@@ -83,8 +86,9 @@ def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: in
     }
     kept = _cache(task)
     try:
-        return _costs(json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        if kept:
+            return _costs(read_sealed(kept))
+    except (UserError, TypeError):  # there are none, or they are damaged
         pass
     command = [sys.executable, "-m", "cpu_grpo.plan.rehearsal", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -92,7 +96,11 @@ def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: in
         said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
         raise UserError(f"The pieces of an update could not be timed ({said}): free some memory and try again.")
     found = json.loads(done.stdout.splitlines()[-1])
-    write_json(kept, found)
+    try:
+        if kept:
+            write_sealed(kept, found)
+    except OSError:  # a full disk, or a directory that cannot be written: the next run measures again
+        pass
     return _costs(found)
 
 
@@ -113,12 +121,15 @@ def thin_rows(job: Job) -> int:
     return max(1, job.decoded // 4)
 
 
-def _cache(task: dict[str, Any]) -> Path:
-    """Where the costs of a task are kept: by task, machine and the engine's code."""
+def _cache(task: dict[str, Any]) -> Path | None:
+    """Where the costs of a task are kept: by task, machine and the engine's code; None without a home directory."""
     package = Path(__file__).parents[1]
     sources = [path for name in TIMED for path in _files(package / name)]
     code = {path.relative_to(package).as_posix(): sha256(path) for path in sources}
-    return cache_directory() / f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json"
+    try:
+        return cache_directory() / f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json"
+    except RuntimeError:
+        return None
 
 
 def _files(path: Path) -> list[Path]:
@@ -148,7 +159,13 @@ def measure(task: dict[str, Any]) -> Costs:
     for name, seconds in best[FEW].items():
         layer = max(0.0, (best[more][name] - seconds) / (more - FEW))
         costs[name] = Cost(layer, max(0.0, seconds - FEW * layer))
-    return Costs(**costs, prefilled=job.prefilled, learnt=job.packed(_learnt(job)), thin_rows=thin_rows(job))
+    return Costs(
+        **costs,
+        prefilled=job.prefilled,
+        learnt=job.packed(_learnt(job)),
+        thin_rows=thin_rows(job),
+        write_rate=write_rate(),
+    )
 
 
 def stand_in(shape: Shape, layers: int, scheme: Scheme) -> Decoder:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import read_jsonl
+from cpu_grpo.files import read_jsonl, read_sealed, sha256
 
 Record = TypeVar("Record")
 
@@ -119,8 +118,9 @@ def read_trainings(directory: Path) -> dict[str, Training]:
     """By variant. The name comes from inside the file: a file's own name may be shortened."""
     found = {}
     for path in sorted(directory.glob("*.json")):
-        course = _read_course(path.with_suffix(".csv"))
-        training = _record(Training, _read_json(path) or {}, path, course=course)
+        figures = _read_json(path) or {}
+        _check(figures, path.with_suffix(".csv"))
+        training = _record(Training, figures, path, course=_read_course(path.with_suffix(".csv")))
         found[training.variant] = training
     return found
 
@@ -131,8 +131,9 @@ def read_evaluations(directory: Path) -> dict[str, Evaluation]:
     for path in sorted(directory.glob("*.json")):
         rows = path.with_suffix(".jsonl")
         if rows.is_file():
-            answers = [_record(Answer, row, rows) for row in read_jsonl(rows)]
             figures = _read_json(path) or {}
+            _check(figures, rows)
+            answers = [_record(Answer, row, rows) for row in read_jsonl(rows)]
             pass_at = {int(key[8:]): value for key, value in figures.items() if key.startswith("pass_at_")}
             evaluation = _record(Evaluation, figures, path, answers=answers, pass_at=pass_at)
             found[evaluation.model] = evaluation
@@ -140,15 +141,15 @@ def read_evaluations(directory: Path) -> dict[str, Evaluation]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): run the stage that writes it again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object: run the stage that writes it again.")
-    return value
+    return read_sealed(path) if path.is_file() else None
+
+
+def _check(figures: dict[str, Any], *beside: Path) -> None:
+    """Raises UserError where a file beside the figures is not the one that was written with them."""
+    for path in beside:
+        expected = figures.get(f"sha256{path.suffix}")
+        if expected and path.is_file() and sha256(path) != expected:
+            raise UserError(f"{path} was altered or damaged since it was written: run the stage that writes it again.")
 
 
 def _read_course(path: Path) -> dict[str, list[float]]:

@@ -1,6 +1,5 @@
 """A study's job: an arm is trained with a seed, stage by stage, and evaluated; what is done is not repeated."""
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from typing import Any
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.tracking import git_commit
-from cpu_grpo.files import fingerprint
+from cpu_grpo.files import fingerprint, read_sealed
 from cpu_grpo.hardware import cpu_name
 from cpu_grpo.study.outcomes import (
     Marks,
@@ -124,14 +123,14 @@ def _trained(config: StudyJob, stage: Stage, start: str, directory: Path) -> dic
     figures = layout.training / f"{stage.name}.json"
     if not (figures.is_file() and layout.model(stage.name).is_dir()):
         _run(config, "train", [*stage.keys, f"name={stage.name}", f"init_from={start}"], directory)
-    return json.loads(figures.read_text(encoding="utf-8"))
+    return read_sealed(figures)
 
 
 def _evaluated(config: StudyJob, keys: list[str], model: str, directory: Path) -> tuple[Marks, str]:
     """How the problems came out, and the MLflow run."""
     _run(config, "evaluate", [*keys, f"evaluation.models=[{model}]"], directory)
     rows = Layout(directory).evaluation / f"{Path(model).name}.jsonl"
-    return read_marks(rows), json.loads(rows.with_suffix(".json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    return read_marks(rows), read_sealed(rows.with_suffix(".json"))["mlflow_run_id"]
 
 
 def _run(config: StudyJob, stage: str, keys: list[str], directory: Path) -> None:

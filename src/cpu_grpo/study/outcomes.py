@@ -3,12 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cpu_grpo.config.schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.statistics import Interval, wilson
-from cpu_grpo.files import fingerprint, read_jsonl, write_text
+from cpu_grpo.files import fingerprint, read_jsonl, read_sealed, sealed, write_text
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def read_marks(rows: Path) -> Marks:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    write_text(path, json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(sealed(asdict(outcome)), ensure_ascii=False) + "\n")
 
 
 def read_outcome(path: Path) -> Outcome | None:
@@ -83,10 +82,10 @@ def read_outcome(path: Path) -> Outcome | None:
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = read_sealed(path)
         marks = {split: Marks(**value) for split, value in found.pop("marks").items()}
         return Outcome(marks=marks, **found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (UserError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is no outcome of a study ({error}): remove it, and run the study again.") from error
 
 

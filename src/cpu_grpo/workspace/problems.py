@@ -7,7 +7,8 @@ from typing import Any
 
 from cpu_grpo.config.schema import Shared
 from cpu_grpo.engine.prefix import common_prefix
-from cpu_grpo.files import fingerprint, new_directory, write_json
+from cpu_grpo.errors import UserError
+from cpu_grpo.files import fingerprint, new_directory, sha256, write_json
 from cpu_grpo.models.loading import load_tokenizer
 from cpu_grpo.tasks.card import data_card
 from cpu_grpo.tasks.problems import Problem, of_split, write_problems
@@ -15,6 +16,8 @@ from cpu_grpo.tasks.prompts import prompt, prompt_ids
 from cpu_grpo.tasks.splits import draw
 from cpu_grpo.workspace.layout import CACHE, Layout
 from cpu_grpo.workspace.models import base_model
+
+PROBLEMS = "problems.jsonl"
 
 
 def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dict[str, Any]:
@@ -35,18 +38,22 @@ def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dic
     card["prompt_tokens_shared"] = common_prefix([encoded[problem.id] for problem in of_split(drawn.problems, "train")])
     card["config"] = _data_fingerprint(config)
     with new_directory(target) as directory:
-        write_problems(directory / "problems.jsonl", drawn.problems)
+        write_problems(directory / PROBLEMS, drawn.problems)
+        card["sha256"] = sha256(directory / PROBLEMS)
         write_json(directory / "card.json", card)
     return card
 
 
 def problems_file(config: Shared) -> Path:
     """problems.jsonl: the pipeline's if it was drawn from this configuration, else the cache's, made at need."""
-    cached = _cached_data(config)
-    if not drawn_card(config):
+    own, cached = Layout(Path()).data, _cached_data(config)
+    if _card(own).get("config") == _data_fingerprint(config):
+        if not _whole(own):
+            raise UserError(f"{own / PROBLEMS} was altered or damaged since it was drawn: remove it, and `dvc repro`.")
+        return own / PROBLEMS
+    if not _whole(cached):
         prepare_problems(config, base_model(config.model), cached)
-    own = Layout(Path()).data
-    return (own if _card(own).get("config") == _data_fingerprint(config) else cached) / "problems.jsonl"
+    return cached / PROBLEMS
 
 
 def drawn_card(config: Shared) -> dict[str, Any]:
@@ -60,8 +67,18 @@ def _cached_data(config: Shared) -> Path:
 
 
 def _card(directory: Path) -> dict[str, Any]:
-    card = directory / "card.json"
-    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    """Empty where there is none, or where it is damaged."""
+    try:
+        found = json.loads((directory / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(directory: Path) -> bool:
+    """Whether the problems are there, as they were drawn."""
+    path, card = directory / PROBLEMS, _card(directory)
+    return path.is_file() and bool(card) and card.get("sha256", "") in ("", sha256(path))
 
 
 def _data_fingerprint(config: Shared) -> str:

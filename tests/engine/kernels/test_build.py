@@ -136,6 +136,15 @@ def test_another_version_or_machine_gets_a_library_of_its_own(fresh, monkeypatch
     assert len({first, second, third}) == 3
 
 
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + b"x", lambda data: b""])
+def test_a_damaged_library_is_made_again(fresh, monkeypatch, tmp_path, harm):
+    pretend_compiler(monkeypatch, tmp_path / "bin", 'echo library > "$out"')
+    first = build._compiled()
+    first.write_bytes(harm(first.read_bytes()))
+    assert build._compiled() == first
+    assert first.read_text() == "library\n"
+
+
 def test_the_compiler_that_cxx_names_is_taken(fresh, monkeypatch, tmp_path):
     pretend_compiler(monkeypatch, tmp_path / "bin", "echo said by g++ >&2; exit 1")
     mine = tmp_path / "mine"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cpu_grpo.files import cache_directory
+from cpu_grpo.files import cache_directory, sha256
 from cpu_grpo.hardware import cpu_flags
 
 SOURCES = [
@@ -121,17 +121,23 @@ def _compiled() -> Path:
         raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
     # -march=native depends on what the CPU can do, and a cache directory may be shared by different machines.
     parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), FLAGS, compiler, *cpu_flags(), torch.__version__)
-    target = cache_directory() / f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(f".{os.getpid()}")
-        try:
-            command = [compiler, *FLAGS.split(), *map(str, SOURCES), "-o", str(unfinished)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            unfinished.rename(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return target
+    key = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}"
+    directory = cache_directory()
+    if found := next((path for path in directory.glob(f"{key}-*.so") if path == _named(directory, key, path)), None):
+        return found
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f"{key}.{os.getpid()}"
+    try:
+        command = [compiler, *FLAGS.split(), *map(str, SOURCES), "-o", str(unfinished)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return unfinished.rename(_named(directory, key, unfinished))
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _named(directory: Path, key: str, library: Path) -> Path:
+    """A library's name has a hash of its content, so that one which was damaged is not taken: loading it can crash."""
+    return directory / f"{key}-{sha256(library)[:16]}.so"
 
 
 def _call(function: Kernel, *arguments: object) -> None:
