@@ -9,6 +9,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from cpu_grpo.experiment.history import History, thinned
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.hardware import ResourceMonitor
 from cpu_grpo.tasks.rewards import COMPONENTS, text_of
@@ -33,6 +34,7 @@ RENAMED = {
     "rollout/entropy": "rollout_entropy",
     "rollout/logp_difference_mean": "logp_difference_mean",
     "rollout/logp_difference_max": "logp_difference_max",
+    "update/skipped": "skipped",
 } | {f"rewards/{name}/mean": name for name in COMPONENTS}
 HOPELESS = 0.9  # a share of clipped completions, or of groups without spread, above which little can be learnt
 WINDOW = 3  # updates in a row before the warning
@@ -46,7 +48,7 @@ class UpdateLog(TrainerCallback, ExportableState):
     """
 
     def __init__(self, run: Run, monitor: ResourceMonitor, samples_every: int) -> None:
-        self.history: list[dict[str, float]] = []
+        self.history = History()
         self.samples: list[dict[str, Any]] = []
         self._run = run
         self._monitor = monitor
@@ -63,7 +65,7 @@ class UpdateLog(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What checkpoints keep of this."""
         kept = {
-            "history": self.history,
+            "history": self.history.rows(),
             "samples": self.samples,
             "warned": sorted(self._warned),
             "used": self._monitor.used(),
@@ -78,8 +80,8 @@ class UpdateLog(TrainerCallback, ExportableState):
 
     def add(self, figures: dict[str, float]) -> None:
         """Figures of the last update, found after it was logged."""
-        self.history[-1] |= figures
-        if (step := round(self.history[-1]["step"])) > self._run.last_step:
+        self.history.amend(figures)
+        if (step := int(self.history.row(-1)["step"])) > self._run.last_step:
             self._run.metrics(figures, step)
 
     def watch(self, trainer: Any) -> None:
@@ -89,7 +91,8 @@ class UpdateLog(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
             kept = json.loads(state.stateful_callbacks[type(self).__name__]["attributes"]["kept"])
-            self.history, self.samples, self._warned = kept["history"], kept["samples"], set(kept["warned"])
+            self.history, self.samples = History(kept["history"]), kept["samples"]
+            self._warned = set(kept["warned"])
             self._monitor.go_on(kept["used"])
             self._trained = kept["trained"]
         self._bar = tqdm(
@@ -106,13 +109,14 @@ class UpdateLog(TrainerCallback, ExportableState):
         row |= {"rss_bytes": self._monitor.rss(), "cpu_use": self._monitor.cpu_use_since_last()}
         self._clock = now
         self.history.append(row)
+        del state.log_history[:-1]  # transformers' own, which nothing reads
         if state.global_step > self._run.last_step:  # else it was sent before the process ended
             self._run.metrics({key: value for key, value in row.items() if key != "step"}, state.global_step)
         if (
             state.global_step % self._samples_every in (0, 1 % self._samples_every)
             or state.global_step == state.max_steps
         ):
-            self.samples += self._sampled(state.global_step)
+            self.samples = thinned(self.samples + self._sampled(state.global_step))
         self._warn("clipped_share", "of the completions were cut off at the token limit: raise max_completion_length")
         self._warn(
             "no_spread_share",
@@ -144,7 +148,7 @@ class UpdateLog(TrainerCallback, ExportableState):
         return rows[-SAMPLES:]
 
     def _warn(self, key: str, advice: str) -> None:
-        last = [row[key] for row in self.history[-WINDOW:]]
+        last = self.history.last(key, WINDOW)
         if len(last) == WINDOW and min(last) > HOPELESS and key not in self._warned:
             self._warned.add(key)
             warn(f"in {WINDOW} updates running, over {HOPELESS:.0%} {advice}.")

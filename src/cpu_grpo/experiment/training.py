@@ -103,9 +103,10 @@ def train_variant(
         with new_directory(target) as directory:
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
-    figures = summarise(config, log.history, monitor, hardware, load_seconds, train_seconds)
-    figures |= (comparison(plan, log.history) if plan else {}) | validated
-    return Trained(figures | {"mlflow_run_id": run.run_id}, log.history, log.samples)
+    history = log.history.rows()
+    figures = summarise(config, history, monitor, hardware, load_seconds, train_seconds)
+    figures |= (comparison(plan, history) if plan else {}) | validated
+    return Trained(figures | {"mlflow_run_id": run.run_id}, history, log.samples)
 
 
 def _validator(
