@@ -12,10 +12,10 @@ export PATH := $(BIN):$(PATH)
 # Every stage is a process of its own: modules that none may keep compiled would be compiled anew in each, for 10 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help repro study test bench lint ui lock clean
+.PHONY: help repro study test bench torture lint ui lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
 
 repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
 	"$(BIN)/dvc" repro
@@ -30,6 +30,9 @@ test: $(READY) ## run the tests; make test FAST=1 runs those that take no time, 
 
 bench: $(READY) ## measure speed against stock TRL and others: hours; leave the machine alone meanwhile
 	"$(BIN)/python" benchmarks/run.py
+
+torture: $(READY) ## try to break it: kills, full disks, outages, fuzzing; QUICK=1 takes at most five minutes, all of it hours
+	"$(BIN)/python" benchmarks/reliability.py $(if $(QUICK),--quick) $(if $(GSM8K),--gsm8k "$(GSM8K)")
 
 lint: $(READY) ## check style, types and the direction of imports
 	"$(BIN)/pre-commit" run --all-files

@@ -31,7 +31,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     target = layout.model(config.name)
     kept = checkpoints_of(config, target, model_hash, data_hash)
     with kept.held():
-        for sentence in kept.drop_others():
+        for sentence in kept.look_around():
             print(f"notice: {sentence}")
         config = kept.fitted(config)
         hardware = setup(config.hardware)

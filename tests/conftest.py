@@ -5,54 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import save_tiny, tiny_config, tiny_tokenizer
 
 from cpu_grpo.engine.kernels import build
 from cpu_grpo.hardware import DTYPES
 
 ROOT = Path(__file__).parents[1]
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    raw = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(special + alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=TEMPLATE,
-    )
-
-
-def tiny_config(tokenizer, **changes):
-    from transformers import LlamaConfig
-
-    settings = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
-        "initializer_range": 0.3,  # large enough that attention and positions matter
-    }
-    return LlamaConfig(**(settings | changes))
+    return tiny_tokenizer()
 
 
 @pytest.fixture(params=["compiled", "torch"])
@@ -186,13 +149,7 @@ def with_lora(model, **changes):
 @pytest.fixture(scope="session")
 def tiny_directory(tokenizer, tmp_path_factory):
     """The tiny model as a directory of safetensors and tokenizer. Tests must not write to it."""
-    from transformers import LlamaForCausalLM
-
-    directory = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    LlamaForCausalLM(tiny_config(tokenizer)).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    return save_tiny(tmp_path_factory.mktemp("tiny"), tokenizer)
 
 
 @pytest.fixture(scope="session")

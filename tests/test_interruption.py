@@ -5,6 +5,7 @@ import csv
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,6 +179,45 @@ def test_another_configuration_begins_anew_and_says_what_changed(tiny_directory,
         "0.001 and is 0.002." in said
     )
     assert "goes on from" not in said
+
+
+def in_time(directory, **changes):
+    """A run in a directory that is named by the time, as Hydra's are, two seconds after another."""
+    time.sleep(1.1)
+    return [key for key in command(directory, **changes) if not key.startswith("hydra.run.dir")]
+
+
+def test_a_hydra_run_goes_on_in_its_next_directory(expected, tiny_directory, workspace):
+    killed = run(in_time(tiny_directory), "cpu_grpo.engine.trainer:seal", 3)
+    assert killed.returncode == -signal.SIGKILL
+    changed = run(in_time(tiny_directory, **{"trainer.learning_rate": "2e-3", "trainer.max_steps": 1}))
+    assert re.search(
+        r"notice: This is another run than the unfinished one for outputs/train/\S+/models/ultra_fast, as "
+        r"trainer.learning_rate was 0.001 and is 0.002, trainer.max_steps was 5 and is 1\.",
+        changed.stdout,
+    )
+    again = run(in_time(tiny_directory))
+    assert again.returncode == 0 and "goes on from cache/checkpoints/ultra_fast-" in again.stdout
+    *_, last = sorted((workspace / "outputs" / "train").iterdir())
+    with contextlib.chdir(last):
+        assert result() == expected()
+
+
+def test_a_sweep_goes_on_with_the_job_that_was_killed(tiny_directory, workspace):
+    sweep = ["-m", *in_time(tiny_directory), "seed=1,2", "hydra.sweep.dir=sweep"]
+    killed = run(sweep, "cpu_grpo.engine.trainer:seal", UPDATES + 2)
+    assert killed.returncode == -signal.SIGKILL
+    again = run(sweep)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("goes on from cache/checkpoints/ultra_fast-") == 1
+
+
+def test_checkpoints_that_nobody_goes_on_from_are_removed_after_a_month(tiny_directory, workspace):
+    assert run(in_time(tiny_directory), "cpu_grpo.engine.trainer:seal", 3).returncode == -signal.SIGKILL
+    (old,) = (workspace / "cache" / "checkpoints").glob("*/")
+    os.utime(old, (time.time() - 31 * 24 * 3600,) * 2)
+    done = run(in_time(tiny_directory, **{"trainer.max_steps": 1}))
+    assert done.returncode == 0 and not old.exists()
 
 
 def test_the_same_run_twice_at_once_is_refused(tiny_directory, workspace):

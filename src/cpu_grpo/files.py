@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cpu_grpo.errors import UserError
 def new_directory(target: Path) -> Iterator[Path]:
     """Yields an empty sibling of `target`, renamed to `target` (replacing it) when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
+    sweep(target)
     partial = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
     try:
         yield partial
@@ -32,12 +32,19 @@ def new_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def discard(directory: Path) -> None:
+    """Removes a directory such that it is gone, or still whole, at any moment."""
+    with suppress(FileNotFoundError):
+        gone = directory.rename(directory.with_name(f"{_prefix(directory)}gone"))
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def _prefix(target: Path) -> str:
     """Of the temporary names of what becomes `target`: they tell whose they are."""
     return f".{target.name}.{os.getpid()}-"
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Removes what processes that were killed have left of what was to become `target`."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.*-*"):
         pid = path.name.removeprefix(f".{target.name}.").partition("-")[0]
@@ -48,7 +55,7 @@ def _sweep(target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes through a temporary name, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path)
     descriptor, partial = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:

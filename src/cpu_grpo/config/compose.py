@@ -145,6 +145,11 @@ def _set_environment() -> None:
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         defaults |= {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    try:
+        Path.home()
+    except RuntimeError:  # MLflow and others need one
+        defaults["HOME"] = str((Path("cache") / "home").absolute())
+        print(f"notice: there is no home directory, so {defaults['HOME']} is taken for it.", file=sys.stderr)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # TRL's and transformers' notices to each other about names that will change.

@@ -1,5 +1,6 @@
 """CPUGRPOTrainer: trl.GRPOTrainer with its two slow seams replaced, and nothing else it can avoid."""
 
+import shutil
 import time
 import warnings
 from collections import deque
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from cpu_grpo.engine.checkpoint import (
@@ -227,19 +229,26 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self._close_update()
-        self._checkpoint(exact_state(self), trial)
+        try:
+            self._checkpoint(exact_state(self), trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as Python, torch and Rust tell it
+            message = f"No checkpoint was made of update {self.state.global_step} ({error}); training goes on."
+            warnings.warn(message, stacklevel=2)
 
     def _checkpoint(self, state: dict[str, Any], trial: Any) -> Path:
         start = time.perf_counter()
+        root = Path(self._get_output_dir(trial=trial))
+        directory = root / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is sealed
         try:
             super()._save_checkpoint(self.model, trial)
+            torch.save(state, directory / EXACT)
+            seal(directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         finally:
             self.args.save_total_limit = limit
-        root = Path(self._get_output_dir(trial=trial))
-        directory = root / f"checkpoint-{self.state.global_step}"
-        torch.save(state, directory / EXACT)
-        seal(directory)
         prune(root, limit, self.state.best_model_checkpoint)
         self.checkpoint_seconds = time.perf_counter() - start
         return directory

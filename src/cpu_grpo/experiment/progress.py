@@ -54,6 +54,8 @@ class UpdateLog(TrainerCallback, ExportableState):
         self._monitor = monitor
         self._samples_every = samples_every
         self._warned: set[str] = set()
+        self.checkpoints = 0
+        self.checkpoint_seconds = 0.0  # all of them together; no update's
         self._trained = 0.0  # seconds of training before this process
         self._begin = self._clock = time.perf_counter()
 
@@ -70,6 +72,7 @@ class UpdateLog(TrainerCallback, ExportableState):
             "warned": sorted(self._warned),
             "used": self._monitor.used(),
             "trained": self.train_seconds,
+            "checkpoints": [self.checkpoints, self.checkpoint_seconds],
         }
         return {"args": {}, "attributes": {"kept": json.dumps(kept)}}  # as text: the columns keep their order
 
@@ -95,6 +98,7 @@ class UpdateLog(TrainerCallback, ExportableState):
             self._warned = set(kept["warned"])
             self._monitor.go_on(kept["used"])
             self._trained = kept["trained"]
+            self.checkpoints, self.checkpoint_seconds = kept["checkpoints"]
         self._bar = tqdm(
             total=state.max_steps, initial=state.global_step, unit="update", disable=not sys.stderr.isatty()
         )
@@ -124,6 +128,11 @@ class UpdateLog(TrainerCallback, ExportableState):
         )
         self._bar.set_postfix(reward=f"{row['reward']:.2f}", refresh=False)
         self._bar.update()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.checkpoints += 1
+        self.checkpoint_seconds += self._trainer.checkpoint_seconds
+        self.leave_out(self._trainer.checkpoint_seconds)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()

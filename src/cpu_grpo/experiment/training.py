@@ -105,6 +105,7 @@ def train_variant(
     shutil.rmtree(unfinished(target), ignore_errors=True)
     history = log.history.rows()
     figures = summarise(config, history, monitor, hardware, load_seconds, train_seconds)
+    figures |= {"checkpoints": log.checkpoints, "checkpoint_seconds": log.checkpoint_seconds}
     figures |= (comparison(plan, history) if plan else {}) | validated
     return Trained(figures | {"mlflow_run_id": run.run_id}, history, log.samples)
 

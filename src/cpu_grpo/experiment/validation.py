@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -132,7 +133,7 @@ class Validator(TrainerCallback, ExportableState):
         if self._settings.keep == "best":
             try:
                 kept = self._keep()
-            except (OSError, RuntimeError) as error:
+            except (OSError, SafetensorError) as error:
                 warn(f"The weights of update {step}, the best so far, could not be kept ({error}).")
                 return
         self.best = Best(step, accuracy, 0, kept)

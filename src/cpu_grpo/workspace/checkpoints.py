@@ -1,7 +1,7 @@
 """Where a training run's checkpoints lie, and whose they are: found again by all that decides the run's result."""
 
 import json
-import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +10,7 @@ from typing import Any
 
 from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import fingerprint, flatten, sha256, write_json
+from cpu_grpo.files import discard, fingerprint, flatten, sha256, sweep, write_json
 from cpu_grpo.workspace.layout import CACHE
 
 RECORD = "run.json"
@@ -24,6 +24,7 @@ FITTED = (
     "hardware.precision",
 )
 TOLD = 3  # differences that are named
+FORGOTTEN = 30 * 24 * 3600.0  # seconds after which checkpoints are removed that nobody went on from
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Once the run's model is there."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        discard(self.directory)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,6 +82,7 @@ class Checkpoints:
             raise UserError(
                 f"Another process is training {self.target} with this very configuration: wait for it, or stop it."
             ) from error
+        sweep(self.directory)
         try:
             yield
         finally:
@@ -88,21 +90,25 @@ class Checkpoints:
                 self.remove()
             lock.release()
 
-    def drop_others(self) -> list[str]:
-        """Removes checkpoints of other runs that made the same model, which can't be gone on with any more.
+    def look_around(self) -> list[str]:
+        """Removes checkpoints of other runs that made the same model, or that nobody went on with for long.
 
         Returns:
-            a sentence about each.
+            a sentence about each that is, or may have been, this run with something changed.
         """
         told = []
-        for other in sorted(self.directory.parent.glob("*/")):
+        for other in sorted(self.directory.parent.glob("[!.]*/")):
             record = _record(other)
-            if other != self.directory and record.get("target") == self.target:
-                shutil.rmtree(other, ignore_errors=True)
-                told.append(
-                    f"The checkpoints of an unfinished run for {self.target} are dropped, as "
-                    f"{_difference(record['identity'], self.identity)}."
-                )
+            if other == self.directory or not record:
+                continue
+            differs = _difference(record["identity"], self.identity)
+            if record["target"] == self.target:
+                discard(other)
+                told.append(f"The checkpoints of an unfinished run for {self.target} are dropped, as {differs}.")
+            elif time.time() - other.stat().st_mtime > FORGOTTEN:
+                discard(other)
+            elif record["identity"].get("name") == self.identity["name"] and not self.record:
+                told.append(f"This is another run than the unfinished one for {record['target']}, as {differs}.")
         return told
 
 
