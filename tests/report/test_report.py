@@ -17,8 +17,9 @@ from cpu_grpo.report.plots import _validation_panel
 from cpu_grpo.report.render import write_report
 from cpu_grpo.report.results import read_trainings
 from cpu_grpo.report.sweep import SweepSummary
-from cpu_grpo.report.tables import Table, markdown
-from cpu_grpo.report.text import duration, markdown_block, markdown_inline, p_text, points, visible
+from cpu_grpo.report.tables import Link, Table, markdown
+from cpu_grpo.report.text import duration, markdown_block, markdown_inline, p_text, points
+from cpu_grpo.text import visible
 
 pytestmark = pytest.mark.slow
 
@@ -343,6 +344,14 @@ def test_texts():
     assert visible("x" * 700, 600).endswith("… (100 more characters)")
     assert markdown_inline("a|b\n<i>![x](y)`") == "a\\|b &lt;i>!\\[x]\\(y)\\`"
     assert markdown_block("a\n````\nb").startswith("`````text\n")
+
+
+def test_an_address_cannot_break_out_of_its_link():
+    link = Link("a|b](x)", "http://x/?a=1&b=[2]#/c>) <script>\n|`")
+    line = markdown(Table("", ["a"], [[(link,)]])).splitlines()[-1]
+    assert line == r"| [a\|b]\(x)](<http://x/?a=1&b=[2]#/c%3E) %3Cscript%3E%0A%7C%60>) |"
+    usual = "http://127.0.0.1:5000/#/experiments/1/runs/0a9b"
+    assert f"](<{usual}>)" in markdown(Table("", ["a"], [[(Link("train", usual),)]]))
 
 
 def test_markdown_columns_line_up():

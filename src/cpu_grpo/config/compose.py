@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.invocation import pipeline_id, sweep_id
 from cpu_grpo.config.schema import Pipeline, Shared, StudyJob, Train, Variant
 from cpu_grpo.errors import Stopped, UserError, explain
+from cpu_grpo.text import one_line
 
 CONF = Path(__file__).parents[3] / "conf"
 SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
@@ -37,13 +38,13 @@ def typed(composed: DictConfig, schema: type) -> Any:
     Raises:
         UserError: an unknown key, a value of the wrong type or one out of bounds.
     """
-    for item in dataclasses.fields(schema):
-        value = composed.get(item.name)
-        if dataclasses.is_dataclass(item.type) and value is not None and not OmegaConf.is_dict(value):
-            raise UserError(f"{item.name}={value} is not a group of keys: use {item.name}.NAME=VALUE.")
     try:
+        for item in dataclasses.fields(schema):
+            value = composed.get(item.name)
+            if dataclasses.is_dataclass(item.type) and value is not None and not OmegaConf.is_dict(value):
+                raise UserError(f"{item.name}={value} is not a group of keys: use {item.name}.NAME=VALUE.")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError, RecursionError) as error:
         raise UserError(_one_sentence(error)) from error
     check(config)
     return config
@@ -83,11 +84,21 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose(name, overrides=overrides)
+            composed = hydra.compose(name, overrides=overrides, return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = outer
+    _check_choices(composed.hydra.runtime.choices)
+    with open_dict(composed):
+        del composed.hydra
     OmegaConf.resolve(composed)
     return composed
+
+
+def _check_choices(choices: Mapping[str, str | None]) -> None:
+    """Raises UserError where a group's file was taken from outside conf/, where Hydra's grammar would reach."""
+    for group, choice in choices.items():
+        if ".." in f"{group}/{choice}".split("/"):
+            raise UserError(f"{group}={choice} leads out of conf/{group}: name a file in there, without its .yaml.")
 
 
 def one_variant(pipeline: Pipeline, name: str) -> Train:
@@ -126,7 +137,7 @@ class sentences:
             print("stopped: what was finished is kept", file=sys.stderr)
             raise SystemExit(STOPPED) from None
         if isinstance(error, Stopped):
-            print(f"stopped: {error}", file=sys.stderr)
+            print(f"stopped: {one_line(str(error))}", file=sys.stderr)
             raise SystemExit(error.code) from None
         message = None
         if isinstance(error, HydraException | OmegaConfBaseException):
@@ -135,7 +146,7 @@ class sentences:
         elif error is not None:
             message = explain(error)
         if message:
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {one_line(message)}", file=sys.stderr)
             raise SystemExit(1) from None
 
 
@@ -176,6 +187,7 @@ def _run_hydra(stage: Stage, config_name: str) -> None:
     @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")  # type: ignore[untyped-decorator]
     def run(composed: DictConfig) -> None:
         job = HydraConfig.get()
+        _check_choices(job.runtime.choices)
         root = Path(job.runtime.output_dir)
         sweep = job.mode == RunMode.MULTIRUN
         stage(typed(composed, schema), root, sweep_id(Path(job.sweep.dir)) if sweep else "")
@@ -203,7 +215,7 @@ def _one_sentence(error: BaseException) -> str:
     wrong = next((line for line in lines if line.startswith("Value ")), None)
     full = re.search(r"full_key: (\S+)", text)
     key = full.group(1) if full else getattr(error, "full_key", None)
-    told = wrong or lines[0]
+    told = one_line(wrong or lines[0], 500)
     return f"{key}: {told}." if key and key not in told else f"{told}."
 
 

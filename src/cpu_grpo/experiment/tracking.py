@@ -25,6 +25,7 @@ import psutil
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
 from cpu_grpo.errors import Stopped
 from cpu_grpo.files import flatten
+from cpu_grpo.text import one_line
 
 LOCAL_STORE = "sqlite:///mlflow.db"
 TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
@@ -178,7 +179,7 @@ def _note(experiment: str, runs: list[str]) -> str:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def _connect(tracking: Tracking) -> tuple[Any, str]:

@@ -32,7 +32,8 @@ from cpu_grpo.report.tables import (
     sampled_table,
     variants_table,
 )
-from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline, visible
+from cpu_grpo.report.text import SHOWN, markdown_block, markdown_inline
+from cpu_grpo.text import visible
 
 ACCURACY = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
 PUBLISHED = "recipes"  # the study whose arms have figures of the published recipes

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from cpu_grpo.experiment.statistics import POWER, wilson
 from cpu_grpo.report.findings import Row
@@ -20,6 +21,8 @@ from cpu_grpo.report.text import (
     points,
     whole_percent,
 )
+
+IN_ADDRESSES = "/:?#[]@!$&'()*+,;=%~ "  # what an address may hold; brackets and ends of lines would end it
 
 
 @dataclass(frozen=True)
@@ -229,4 +232,4 @@ def _markdown_line(line: str | Link) -> str:
     if isinstance(line, str):
         return markdown_inline(line)
     text = markdown_inline(line.text)
-    return f"[{text}](<{line.href}>)" if line.href else text
+    return f"[{text}](<{quote(line.href, safe=IN_ADDRESSES)}>)" if line.href else text

@@ -1,15 +1,14 @@
 """Numbers and hostile text as words."""
 
 import re
-import unicodedata
 
 from cpu_grpo import units
 from cpu_grpo.experiment.statistics import POWER, Paired
+from cpu_grpo.text import visible
 
 NOTHING = "–"  # noqa: RUF001 - an en dash stands for "does not apply or was not recorded"
 NOT_RUN = "not run"
 SHOWN = 600  # characters of a completion
-REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def percent(share: float | None) -> str:
@@ -58,20 +57,6 @@ def gigabytes(size: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     return NOTHING if seconds is None else units.duration(seconds)
-
-
-def visible(text: str, most: int | None = None) -> str:
-    """Text from a model or a data set, made safe to show: no control, reordering or broken characters."""
-    text = text.replace("\r\n", "\n")
-    left_out = len(text) - most if most is not None else 0
-    shown = "".join("\ufffd" if _unprintable(character) else character for character in text[:most])
-    return f"{shown} … ({left_out:,} more characters)" if left_out > 0 else shown
-
-
-def _unprintable(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    return character in REORDERING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def markdown_inline(text: str) -> str:
