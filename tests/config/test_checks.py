@@ -33,7 +33,7 @@ def set_key(config: Any, key: str, value: Any) -> None:
 
 def test_defaults_pass():
     check(pipeline())
-    check(Train(task=Task(kind="chain_sum")))
+    check(Train(name="quick", task=Task(kind="chain_sum")))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 import dataclasses
 from typing import Any
 
+from cpu_grpo.config.names import FORMS
 from cpu_grpo.config.schema import Pipeline, StudyJob, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
+from cpu_grpo.text import shown
 from cpu_grpo.units import in_bytes
+
+FILES_BY_KEY = ("variants", "study.arms")  # whose keys become names of files
 
 
 def check(config: Pipeline | Train | StudyJob) -> None:
@@ -35,6 +39,7 @@ def check(config: Pipeline | Train | StudyJob) -> None:
             )
     else:
         _check_variant(config, "")
+        _require_names(("name", config.name))
 
 
 def _check_fields(node: Any, prefix: str) -> None:
@@ -45,6 +50,8 @@ def _check_fields(node: Any, prefix: str) -> None:
             _check_fields(value, key + ".")
         elif isinstance(value, dict):
             for name, child in value.items():
+                if key in FILES_BY_KEY:
+                    _check_text(f"a key of {key}", name, "name")
                 if dataclasses.is_dataclass(child):
                     _check_fields(child, f"{key}.{name}.")
         else:
@@ -54,6 +61,8 @@ def _check_fields(node: Any, prefix: str) -> None:
 
 def _check_value(key: str, value: Any, metadata: Any) -> None:
     low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices")
+    if isinstance(value, str) and (value or not metadata["may_be_empty"]):
+        _check_text(key, value, metadata["form"])
     if choices and value not in choices:
         raise UserError(f"{key}={value} is not a choice: use {', '.join(choices)}.")
     if low is not None and not value >= low:
@@ -62,8 +71,22 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
         raise UserError(f"{key}={value} is too large: use {high} or less ({metadata['help']}).")
 
 
+def _check_text(key: str, value: str, form: str) -> None:
+    fits, rule = FORMS[form]
+    if not fits(value):
+        raise UserError(f"{key}={shown(value)} is no {form} that can be used here: use {rule}.")
+
+
+def _require_names(*named: tuple[str, str]) -> None:
+    """Where a file's name is made of it, it cannot be left empty."""
+    for key, name in named:
+        if not name:
+            raise UserError(f"{key} is empty, and files are called after it: give it a name.")
+
+
 def _check_study(config: StudyJob) -> None:
     study = config.study
+    _require_names(("study.name", study.name), ("budget.name", config.budget.name), ("arm", config.arm))
     named = [("study.reference", study.reference), ("arm", config.arm)]
     if study.forgetting.level:
         named += [

@@ -16,9 +16,15 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    form: str = "text",
 ) -> Any:
-    """A config field. `low` and `high` are inclusive; `checks.check` enforces them and `choices`."""
+    """A config field. `low` and `high` are inclusive; `checks.check` enforces them, `choices` and `form`.
+
+    Args:
+        form: what a text must look like, one of `names.FORMS`: what becomes a file's name is held to more than others.
+    """
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata |= {"form": form, "may_be_empty": not default}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -44,7 +50,7 @@ class Shape:
 class Model:
     """Where the base model comes from."""
 
-    name: str = option("", "the name in tables and run names")
+    name: str = option("", "the name in tables and run names", form="hub name")
     source: str = option(
         "path",
         "what kind of thing it is; random: weights that know nothing, to measure what a shape costs",
@@ -72,7 +78,7 @@ class Example:
 class Task:
     """Which problems, how many, and how they are asked."""
 
-    name: str = option("", "the name in tables")
+    name: str = option("", "the name in tables", form="name")
     kind: str = option("jsonl", "where problems come from", choices=("chain_sum", "gsm_symbolic", "gsm8k", "jsonl"))
     train: int = option(500, "training problems", low=1)
     validation: int = option(200, "validation problems, the only ones that recipes may be chosen on", low=1)
@@ -192,10 +198,12 @@ class Memory:
 class Variant:
     """A named training recipe."""
 
-    name: str = option("", "the recipe's name")
+    name: str = option("", "the recipe's name", form="name")
     description: str = option("", "its intent, in a sentence")
     init_from: str = option(
-        "base", "the model it starts from: base, another variant's name or, outside the pipeline, a directory"
+        "base",
+        "the model it starts from: base, another variant's name or, outside the pipeline, a directory",
+        form="place",
     )
     problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
     copies: int = option(
@@ -214,7 +222,7 @@ class Variant:
 class Evaluation:
     """How models are compared."""
 
-    models: list[str] = option(["base"], "what to evaluate: base, variants' names, or directories")
+    models: list[str] = option(["base"], "what to evaluate: base, variants' names, or directories", form="place")
     split: str = option(
         "test",
         "which problems; validation for choosing recipes, train to see what was learnt by heart",
@@ -231,7 +239,7 @@ class Tracking:
     """MLflow."""
 
     uri: str = option("sqlite:///mlflow.db", "where runs are recorded; a server's address works too")
-    experiment: str = option("cpu-grpo", "MLflow's experiment")
+    experiment: str = option("cpu-grpo", "MLflow's experiment", form="line")
     samples_every: int = option(5, "updates between two records of sample completions", low=1)
 
 
@@ -330,7 +338,7 @@ class Forgetting:
 class Study:
     """A question, and the arms whose comparison answers it."""
 
-    name: str = option("", "the study's name, and its results' folder")
+    name: str = option("", "the study's name, and its results' folder", form="name")
     question: str = option("", "what it asks, in a sentence")
     method: str = option("", "how it is answered, in two sentences")
     arms: dict[str, list[str]] = field(default_factory=dict)  # by name: keys of conf/train.yaml for each training stage
@@ -353,7 +361,7 @@ class Study:
 class Budget:
     """How much a study may cost."""
 
-    name: str = option("", "the budget's name, and its results' folder")
+    name: str = option("", "the budget's name, and its results' folder", form="name")
     seeds: list[int] = option([1], "which seeds are run", low=0)
     training: str = option("", "keys of conf/train.yaml for every stage of every arm, above the study's own")
     problems: int = option(0, "only the first so many problems of an evaluation; 0: all", low=0)
@@ -365,7 +373,7 @@ class StudyJob:
 
     study: Study = field(default_factory=Study)
     budget: Budget = field(default_factory=Budget)
-    arm: str = option("", "which of the study's arms")
+    arm: str = option("", "which of the study's arms", form="name")
     seed: int = option(1, "of problems, training and evaluation", low=0, high=2**31 - 1)
     results: str = option(OUTCOMES, "where outcomes are kept; what is there is not run again")
     also: str = option("", "further keys of conf/shared.yaml for every training and evaluation, such as a model's")
