@@ -1,19 +1,25 @@
-"""Outputs that appear whole or not at all, and fingerprints of them."""
+"""Outputs that appear whole or not at all, fingerprints of them, and JSON lines read without trusting them."""
 
+import codecs
 import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
 from cpu_grpo.errors import UserError
+from cpu_grpo.text import shown
+
+LONGEST_LINE = 16 << 20  # bytes of a JSON line
+ONE_A_LINE = "where one object a line is read: `jq -c '.[]' FILE > FILE.jsonl` makes that of it."
 
 
 @contextmanager
@@ -81,20 +87,75 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is missing, or a line is not a JSON object (the message has its number).
     """
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same one after the other, each with the number of its line.
+
+    Raises:
+        UserError: as `read_jsonl` does.
+    """
     if not path.is_file():
         raise UserError(f"There is no file {path}; check the path.")
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}): mend or remove that line.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object but {type(row).__name__}: mend that line.")
-        rows.append(row)
-    return rows
+    with path.open("rb") as stream:
+        yield from rows_of(stream, str(path))
+
+
+def rows_of(stream: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of an open file, of which no more than a line is held at a time.
+
+    Raises:
+        UserError: as `read_jsonl` does; `name` opens the message.
+    """
+    for number, line in enumerate(_lines(stream, name), start=1):
+        if line.strip():
+            yield number, _row(line, f"{name}, line {number}", first=number == 1)
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Lines as files of any system end them, none longer than LONGEST_LINE."""
+    number = 0
+    while piece := stream.readline(LONGEST_LINE + 1):
+        if len(piece) > LONGEST_LINE and not piece.endswith(b"\n"):
+            raise UserError(
+                f"{name}, line {number + 1} is longer than {LONGEST_LINE >> 20} MiB: put one JSON object on each line."
+            )
+        for line in piece.removeprefix(codecs.BOM_UTF8 if number == 0 else b"").splitlines():
+            number += 1
+            yield line
+
+
+def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # those of UTF-32 begin as one of them does
+            raise UserError(f"{where} is UTF-16 or UTF-32: save the file as UTF-8.") from error
+        raise UserError(
+            f"{where} is not JSON, as it is not UTF-8 (byte {error.start + 1} is 0x{line[error.start]:02x}): mend "
+            "that line, or save the file as UTF-8."
+        ) from error
+    try:
+        row = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        if first and text.lstrip().startswith("["):
+            raise UserError(f"{where} begins one JSON array, {ONE_A_LINE}") from error
+        raise UserError(f"{where} is not JSON ({error}): mend or remove that line.") from error
+    if not isinstance(row, dict):
+        if first and isinstance(row, list) and row and isinstance(row[0], dict):
+            raise UserError(f"{where} is one JSON array, {ONE_A_LINE}")
+        raise UserError(f"{where} is not a JSON object but {type(row).__name__}: mend that line.")
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two values of one key, nobody could say which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {shown(twice)} stands in it twice")
+    return found
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import read_jsonl, write_jsonl
 from cpu_grpo.tasks.answers import is_number
+from cpu_grpo.text import shown
 
 SPLITS = ("train", "validation", "test")
+LONGEST = 1000  # characters of an id, and of an answer
+HARDEST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,26 @@ def problem_from_row(row: dict[str, Any], where: str, default_id: str) -> Proble
         raise UserError(f'{where}: "answer" is neither text nor a number: mend it.')
     if str(answer).strip() and not is_number(str(answer)):
         raise UserError(
-            f'{where}: "answer" is {str(answer)[:40]!r}, and answers are compared as numbers: give a number.'
+            f'{where}: "answer" is {shown(str(answer))}, and answers are compared as numbers: give a number.'
         )
-    if any("\ud800" <= character <= "\udfff" for character in question + str(answer)):
+    own_id = default_id if row.get("id") is None else row["id"]
+    if not isinstance(own_id, str | int | float):
+        raise UserError(f'{where}: "id" is neither text nor a number: mend it, or leave it out.')
+    own_id = str(own_id)
+    for name, text in (("id", own_id), ("answer", str(answer))):
+        if len(text) > LONGEST:
+            raise UserError(f'{where}: "{name}" has {len(text):,} characters: shorten it to {LONGEST}.')
+    if any("\ud800" <= character <= "\udfff" for character in own_id + question + str(answer)):
         raise UserError(f"{where} holds half a character (a lone surrogate): mend that text.")
     difficulty = row.get("difficulty", 1)
-    if not isinstance(difficulty, int) or isinstance(difficulty, bool) or difficulty < 1:
-        raise UserError(f'{where}: "difficulty" is not a whole number from 1, the easiest, up.')
+    if not isinstance(difficulty, int) or isinstance(difficulty, bool) or not 1 <= difficulty <= HARDEST:
+        raise UserError(f'{where}: "difficulty" is not a whole number from 1, the easiest, to {HARDEST}.')
     split = row.get("split", "")
     if split not in ("", *SPLITS):
-        raise UserError(f'{where}: "split" is {split!r}: use one of {", ".join(SPLITS)}, or leave it out.')
+        told = shown(split) if isinstance(split, str) else type(split).__name__
+        raise UserError(f'{where}: "split" is {told}: use one of {", ".join(SPLITS)}, or leave it out.')
     try:
-        return Problem(str(row.get("id", default_id)), question, str(answer), difficulty, split)
+        return Problem(own_id, question, str(answer), difficulty, split)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cpu_grpo.config.schema import Task
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import fingerprint, read_jsonl
+from cpu_grpo.files import fingerprint, numbered_rows, read_jsonl
 from cpu_grpo.tasks.problems import Problem, problem_from_row
 
 Rows = Iterator[tuple[str, int, str, dict[str, Any]]]  # split, place in it, where that is, and the row itself
@@ -79,8 +79,8 @@ def gsm8k(task: Task) -> list[Problem]:
 
 def published_place(problem: Problem) -> int:
     """A GSM8K test problem's place in the published order, in which evaluations take them; 0 for all others."""
-    before, _, place = problem.id.rpartition(":")
-    return int(place) if before == "gsm8k:test" else 0
+    found = re.fullmatch(r"gsm8k:test:([0-9]{1,9})", problem.id)
+    return int(found[1]) if found else 0
 
 
 def _gsm8k_local(directory: Path) -> Rows:
@@ -108,9 +108,6 @@ def _gsm8k_hub(task: Task) -> Rows:
 def jsonl(task: Task) -> list[Problem]:
     """A user's own problems, one JSON object a line."""
     path = Path(task.path)
-    rows = read_jsonl(path)
-    numbers = [n for n, line in enumerate(path.read_bytes().splitlines(), start=1) if line.strip()]
     return [
-        problem_from_row(row, f"{path}, line {number}", f"{path.stem}:{number}")
-        for number, row in zip(numbers, rows, strict=True)
+        problem_from_row(row, f"{path}, line {number}", f"{path.stem}:{number}") for number, row in numbered_rows(path)
     ]

@@ -9,8 +9,10 @@ from cpu_grpo.config.schema import Example, Task
 from cpu_grpo.errors import UserError
 from cpu_grpo.tasks import sources
 from cpu_grpo.tasks.problems import SPLITS, Problem
+from cpu_grpo.text import shown
 
 PromptLength = Callable[[Problem], int]  # a problem's prompt, in tokens
+LONGEST_TOKEN = 1000  # characters: a question that no tokenizer could make short enough is not even given to one
 TRIES_PER_PROBLEM = 60  # draws without a new problem, for each wanted, before a level counts as exhausted
 
 
@@ -50,7 +52,7 @@ def check_disjoint(problems: list[Problem]) -> None:
 def _check_unique(what: str, values: list[str]) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise UserError(f"Two problems have the {what} {twice[0]!r}: make it unique, or the splits would overlap.")
+        raise UserError(f"Two problems have the {what} {shown(twice[0])}: make it unique, or the splits would overlap.")
 
 
 def _draw_generated(
@@ -144,7 +146,8 @@ def _share(total: int, parts: int, place: int) -> int:
 
 
 def _fits(task: Task, prompt_length: PromptLength) -> Callable[[Problem], bool]:
-    return lambda problem: prompt_length(problem) <= task.max_prompt_length
+    most = LONGEST_TOKEN * task.max_prompt_length
+    return lambda problem: len(problem.question) <= most and prompt_length(problem) <= task.max_prompt_length
 
 
 def _text(problem: Problem | Example) -> str:
