@@ -139,7 +139,7 @@ def test_not_same(extracted, reference):
 def test_a_number_of_forty_digits_counts_and_a_longer_one_does_not():
     assert number(flexible("= " + "7" * 40)) == int("7" * 40)
     assert flexible("= " + "7" * 41) is None
-    assert flexible("5 is not " + "7" * 5000) == "5"
+    assert flexible("5 is not " + "7" * 5000) is None  # the last number is another, though nobody can tell which
 
 
 @pytest.mark.timeout(20)

@@ -5,7 +5,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cpu_grpo.config.schema import Task
+from cpu_grpo.errors import UserError
 from cpu_grpo.tasks.problems import Problem
+from cpu_grpo.text import one_line
 
 Message = dict[str, str]
 
@@ -34,8 +36,18 @@ def _turn(role: str, content: str) -> Message:
 
 
 def prompt_ids(text: list[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a prompt, ending where the completion starts."""
+    """Token ids of a prompt, ending where the completion starts.
+
+    Raises:
+        UserError: the model's chat template fails on it.
+    """
     if isinstance(text, str):
         return tokenizer(text)["input_ids"]
-    encoded: Any = tokenizer.apply_chat_template(text, tokenize=True, add_generation_prompt=True, return_dict=True)
+    try:
+        encoded: Any = tokenizer.apply_chat_template(text, tokenize=True, add_generation_prompt=True, return_dict=True)
+    except Exception as error:  # a template is a program, which fails as programs do
+        raise UserError(
+            f"The model's chat template fails on a question ({one_line(str(error), 200)}): mend its "
+            "chat_template.jinja, or take another model."
+        ) from error
     return encoded["input_ids"]
