@@ -29,9 +29,19 @@ def test_adapters_are_counted_as_peft_makes_them(tiny_model):
     assert shape.of_decoder(decoder(tiny_model)).adapters(rank=4) == made
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": "gpt2", "vocab_size": 9}', '{"model_type": "llama"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"model_type": "gpt2", "vocab_size": 9}', '{"model_type": "llama"}', '{"model_type": []}']
+)
 def test_what_is_no_decoders_config_has_no_shape(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
+    assert shape.of_directory(tmp_path) is None
+
+
+@pytest.mark.parametrize("size", ["32", [32], -1, 10**400, 1.5, 2**40])
+def test_sizes_that_are_none_make_no_shape(size, tmp_path):
+    settings = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16}
+    settings |= {"hidden_size": size, "vocab_size": 100, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
     assert shape.of_directory(tmp_path) is None
 
 

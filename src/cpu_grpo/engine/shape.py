@@ -11,6 +11,7 @@ from cpu_grpo.errors import UserError
 
 WITH_BIASES, WITH_HEAD_NORMS = ("qwen2",), ("qwen3",)
 WIDE = 4  # bytes of a number in fp32
+LARGEST = 2**32  # more than any size is
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,14 @@ def of_directory(directory: Path) -> Shape | None:
     path = directory / "config.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("model_type") not in ARCHITECTURES:
+    if not isinstance(found, dict) or str(found.get("model_type")) not in ARCHITECTURES:
         return None
     known = {item.name: found[item.name] for item in fields(schema.Shape) if found.get(item.name) is not None}
+    sizes = [value for name, value in known.items() if name != "model_type"]
+    if not all(isinstance(size, int) and 0 <= size < LARGEST for size in sizes):
+        return None
     try:
         return of_config(schema.Shape(**{"tie_word_embeddings": False} | known))
     except UserError:

@@ -1,15 +1,17 @@
-"""Reading a model directory: what it is, whether it is whole, and its parts in memory."""
+"""Reading a model directory that has been checked: what it is, and its parts in memory."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, sha256
+from cpu_grpo.models.checking import check_loadable, reason
 
 RECORD = "source.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def model_record(directory: Path) -> dict[str, Any]:
@@ -26,62 +28,56 @@ def weights_hash(directory: Path) -> str:
     return fingerprint({path.name: sha256(path) for path in sorted(directory.glob("*.safetensors"))})
 
 
-def check_loadable(directory: Path) -> None:
-    """Raises UserError unless the directory has whole safetensors, a config and a tokenizer."""
-    from safetensors import SafetensorError, safe_open
-
-    if not directory.is_dir():
-        raise UserError(f"There is no model directory {directory}: check the path.")
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory} has no {name}, so it is no complete model: copy it there.")
-    for path in _weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged or truncated ({error}): fetch it again.") from error
-
-
 def load_model(directory: Path, dtype: Any = None) -> tuple[Any, Any]:
     """The model (in fp32 unless told otherwise) and its tokenizer, from a prepared or trained directory."""
     return load_weights(directory, dtype), load_tokenizer(directory)
 
 
 def load_weights(directory: Path, dtype: Any = None) -> Any:
-    """The model alone."""
+    """The model alone.
+
+    Raises:
+        UserError: the directory is no whole model, or not one that transformers knows by itself.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_loadable(directory)
     hide_bars()
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32, use_safetensors=True)
+    with _told(directory):
+        return AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
 
 
 def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer alone.
+
+    Raises:
+        UserError: it is damaged, or not one that transformers knows by itself.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    with _told(directory):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        paths = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    else:
-        paths = sorted(directory.glob("*.safetensors"))
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"{directory} lacks {missing[0]}, which its index lists: fetch the model again.")
-    if not paths:
-        pickles = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
-        if pickles:
-            raise UserError(
-                f"{directory} has its weights as a pickle ({pickles[0]}), which can run code when opened: convert it "
-                "to safetensors first."
-            )
-        raise UserError(f"{directory} has no *.safetensors: give a directory with a model's weights.")
-    return paths
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """Words what transformers stumbles over; that memory is short is no fault of the files."""
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # of a dozen types
+        raise UserError(
+            f"{directory} cannot be read as a model and tokenizer ({reason(error)}): fetch it again, or take one that "
+            "transformers knows by itself."
+        ) from error
 
 
 def hide_bars() -> None:

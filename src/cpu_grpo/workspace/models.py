@@ -6,8 +6,10 @@ from pathlib import Path
 from cpu_grpo.config.schema import Model
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint
+from cpu_grpo.models.checking import check_loadable
 from cpu_grpo.models.loading import model_record
 from cpu_grpo.models.sources import prepare_model
+from cpu_grpo.models.trial import try_out
 from cpu_grpo.workspace.layout import CACHE, Layout
 
 
@@ -36,14 +38,16 @@ def _cached_model(config: Model) -> Path:
 
 
 def find_model(name: str, config: Model) -> Path:
-    """`base`, the name of a trained variant, or a directory.
+    """`base`, the name of a trained variant, or a directory, whose chat template is tried out as a base model's was.
 
     Raises:
-        UserError: there is no such model yet.
+        UserError: there is no such model yet, or it takes more than it should to make a prompt.
     """
     if name == "base":
         return base_model(config)
     if found := made_model(name, config):
+        check_loadable(found)
+        try_out(found, name)
         return found
     raise UserError(
         f"The model {name} has not been trained: there is neither models/{name} nor a directory {name}; train it with "
