@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -11,19 +12,21 @@ from mlflow import MlflowClient
 
 from cpu_grpo.config import invocation
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
-from cpu_grpo.experiment import tracking
+from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.tracking import flatten, log_report, run_address, start_run
 from cpu_grpo.files import write_json, write_text
 
 pytestmark = pytest.mark.slow
 
 
+def here():
+    """The current directory's store. Absolute, as MLflow keeps a store open by its address."""
+    return f"sqlite:///{Path('mlflow.db').absolute().as_posix()}"
+
+
 @pytest.fixture
-def store(workspace, monkeypatch):
-    # Absolute, as MLflow keeps a store open by its address and every test has another directory.
-    address = f"sqlite:///{(workspace / 'mlflow.db').as_posix()}"
-    monkeypatch.setattr(tracking, "LOCAL_STORE", address)
-    return address
+def store(workspace):
+    return here()
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def config(store):
 
 
 def runs(status=None):
-    client = MlflowClient(tracking.LOCAL_STORE)
+    client = MlflowClient(here())
     found = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     return [run for run in found if status is None or run.info.status == status]
 
@@ -63,7 +66,7 @@ def test_params_metrics_and_tags_arrive(config):
     assert found.data.metrics["reward"] == 0.5
     assert found.data.tags["variant"] == "v" and found.data.tags["hardware"] == "threads 2"
     assert found.data.tags["version.trl"] == "1.16.0"
-    client = MlflowClient(tracking.LOCAL_STORE)
+    client = MlflowClient(here())
     assert [m.value for m in client.get_metric_history(found.info.run_id, "reward")] == [0.25, 0.5]
     assert {"config.json", "samples.json"} <= {item.path for item in client.list_artifacts(found.info.run_id)}
 
@@ -91,24 +94,12 @@ def test_a_run_whose_process_was_killed_is_failed_by_the_next(config):
         assert named("next").info.status == "RUNNING"
 
 
-def test_an_unreachable_server_is_told_and_replaced_by_the_local_store(store, capsys):
-    config = Shared(tracking=Tracking(uri="http://127.0.0.1:9", experiment="test"))
-    with start_run(config, "r", "train", "", {}) as run:
-        run.metrics({"reward": 1.0}, 1)
-    assert named("r").data.metrics["reward"] == 1.0
-    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
-
-
-def test_points_lost_to_an_outage_are_sent_when_the_server_answers_again(config, monkeypatch, capsys):
-    with start_run(config, "r", "train", "", {}) as run:
-        with monkeypatch.context() as outage:
-            outage.setattr(run._client, "log_batch", lambda *args, **names: 1 / 0)
-            run.metrics({"reward": 0.1}, 1)
-            run.metrics({"reward": 0.2}, 2)
-        run.metrics({"reward": 0.3}, 3)
-    history = MlflowClient(tracking.LOCAL_STORE).get_metric_history(named("r").info.run_id, "reward")
-    assert sorted((point.step, point.value) for point in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert capsys.readouterr().err.count("MLflow did not take a record") == 1
+def test_a_store_of_this_machine_that_cannot_be_opened_is_told_at_once(workspace):
+    Path("broken.db").write_text("no database")
+    config = Shared(tracking=Tracking(uri="sqlite:///broken.db", experiment="test"))
+    with pytest.raises(UserError, match=r"tracking\.uri=sqlite:///broken\.db cannot be opened \(.*not a database.*\)"):
+        start_run(config, "r", "train", "", {})
+    assert not list(workspace.glob("cache/tracking/*"))
 
 
 def test_a_pipelines_run_has_the_report_its_plots_and_a_comparison_of_its_trainings(store, workspace):

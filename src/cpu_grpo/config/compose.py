@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.invocation import pipeline_id, sweep_id
+from cpu_grpo.config.redaction import redact_file, redact_logs, redacted
 from cpu_grpo.config.schema import Pipeline, Shared, StudyJob, Train, Variant
 from cpu_grpo.errors import Stopped, UserError, explain
 from cpu_grpo.text import one_line
@@ -119,6 +120,7 @@ def launch(stage: Stage, config_name: str = "config") -> None:
     directory. `pipeline_id` is equal for the stages (or sweep jobs) that belong to one pipeline run.
     """
     _set_environment()
+    redact_logs()
     with sentences():
         if "--params" in sys.argv:
             _run_from_params(stage)
@@ -146,7 +148,7 @@ class sentences:
         elif error is not None:
             message = explain(error)
         if message:
-            print(f"error: {one_line(message)}", file=sys.stderr)
+            print(f"error: {one_line(redacted(message))}", file=sys.stderr)
             raise SystemExit(1) from None
 
 
@@ -190,9 +192,17 @@ def _run_hydra(stage: Stage, config_name: str) -> None:
         _check_choices(job.runtime.choices)
         root = Path(job.runtime.output_dir)
         sweep = job.mode == RunMode.MULTIRUN
+        for path in _kept_by_hydra(job):
+            redact_file(path)
         stage(typed(composed, schema), root, sweep_id(Path(job.sweep.dir)) if sweep else "")
 
     run()
+
+
+def _kept_by_hydra(job: Any) -> list[Path]:
+    """The files in which Hydra keeps a job's configuration and command line."""
+    sweep = Path(job.sweep.dir) / "multirun.yaml"
+    return [sweep, *(Path(job.runtime.output_dir) / job.output_subdir).glob("*.yaml")] if job.output_subdir else [sweep]
 
 
 def _one_sentence(error: BaseException) -> str:
