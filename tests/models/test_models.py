@@ -203,7 +203,10 @@ def test_a_bad_wheel_says_so(gguf_file, tmp_path):
     short = tmp_path / "short.whl"
     short.write_bytes(wheel.read_bytes()[:-200])
     for config, sentence in (
-        (Model(source="wheel", path=str(wheel), member="other.gguf"), r"has no file 'other.gguf': correct model.member"),
+        (
+            Model(source="wheel", path=str(wheel), member="other.gguf"),
+            r"has no file 'other.gguf': correct model.member",
+        ),
         (Model(source="wheel", path=str(short), member="tiny/tiny.gguf"), r"short.whl is damaged or truncated"),
         (Model(source="wheel", path=str(wheel), sha256="f" * 64), r"not the expected ffffffffffff"),
     ):
