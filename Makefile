@@ -45,7 +45,7 @@ lock: $(READY) ## pin the dependencies anew from pyproject.toml
 	"$(BIN)/uv" pip compile --universal --python-version 3.11 --extra dev --no-header --quiet --upgrade pyproject.toml -o requirements.lock
 
 clean: ## remove what the pipeline made, keeping its cache and the MLflow runs
-	rm -rf models data results/train results/evaluate reports cache outputs multirun
+	rm -rf models data results/train results/evaluate reports reward_faults cache outputs multirun
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

@@ -1,9 +1,7 @@
 """Training that is killed or stopped at any moment, and the same command again: nothing that was kept is lost."""
 
 import contextlib
-import csv
 import functools
-import json
 import os
 import re
 import signal
@@ -14,80 +12,17 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from torture import runs
+from torture.runs import TRAIN, UPDATES
 
-from conftest import ROOT
+from stages import SIGNALLED, command, run
 
 pytestmark = pytest.mark.slow
 
-# Runs a stage, and sends its process a signal when a function of ours is called for the n-th time.
-SIGNALLED = """
-import importlib, os, runpy, signal, sys
-place, left, number, *sys.argv = sys.argv[1:]
-module, _, names = place.partition(":")
-owner, (*path, name) = importlib.import_module(module), names.split(".")
-for part in path:
-    owner = getattr(owner, part)
-right, left = getattr(owner, name), int(left)
-def called(*arguments, **named):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), int(number))
-    return right(*arguments, **named)
-setattr(owner, name, called)
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-TRAIN = str(ROOT / "pipelines" / "train.py")
-TIMES = ("second", "rss", "cpu_use")
-UPDATES = 5
-
-
-def command(directory, **changes):
-    """The keys of a training run with the model of a directory, on problems of the current one.
-
-    `hydra.run.dir=.` makes that the run's root, as the pipeline's is.
-    """
-    path = Path("mine.jsonl")
-    lines = [{"question": f"{a} + {b} =", "answer": a + b} for a in range(8) for b in range(8)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    keys = {
-        "variant": "ultra_fast",
-        "model": "path",
-        "model.path": directory,
-        "task": "jsonl",
-        "task.path": path,
-        "task.train": 8,
-        "task.validation": 4,
-        "task.test": 4,
-        "trainer.max_steps": UPDATES,
-        "trainer.per_device_train_batch_size": 8,
-        "trainer.num_generations": 4,
-        "trainer.max_completion_length": 4,
-        "trainer.learning_rate": "1e-3",
-        "rewards.digits": 0.5,
-        "hardware.precision": "fp32",
-        "checkpoint.updates": 1,
-        "hydra.run.dir": ".",
-    }
-    return [f"{key}={value}" for key, value in (keys | changes).items()]
-
-
-def run(arguments, place=None, call=1, number=signal.SIGKILL):
-    start = [sys.executable, "-c", SIGNALLED, place, str(call), str(int(number))] if place else [sys.executable]
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [*start, TRAIN, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
-
 
 def result():
-    """What a run has left: the weights, the history and the samples, times apart."""
-    with open("results/train/ultra_fast.csv") as stream:
-        rows = list(csv.DictReader(stream))
-    history = [{k: value for k, value in row.items() if not any(word in k for word in TIMES)} for row in rows]
-    weights = Path("models/ultra_fast/model.safetensors").read_bytes()
-    return weights, history, Path("results/train/ultra_fast.samples.jsonl").read_text()
+    """What a run in the current directory has left."""
+    return runs.result(Path())
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,8 @@ def result(root: Path) -> Result:
 
 def left_over(root: Path) -> list[str]:
     """What a finished run should not have left: half-written files, checkpoints."""
-    hidden = [path for path in root.rglob(".*") if path.name not in (".hydra",)]
+    own = [path for path in root.iterdir() if path.name not in (".hydra", "mlruns")]  # mlruns is MLflow's
+    hidden = [path for path in (*own, *(inner for outer in own for inner in outer.rglob("*"))) if path.name[0] == "."]
     return [path.relative_to(root).as_posix() for path in (*hidden, *root.glob("cache/checkpoints/*/"))]
 
 

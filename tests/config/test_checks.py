@@ -253,3 +253,47 @@ def test_an_example_needs_a_question_and_an_answer(empty):
     setattr(config.task.examples[1], empty, " ")
     message = complaint(config)
     assert "task.examples[1]" in message and "empty" in message
+
+
+@pytest.mark.parametrize("custom", ["my_rewards.py:brevity", ["my_rewards.py:brevity", "a.package:shape"], None, []])
+@pytest.mark.parametrize("seconds", [0.01, 10.0])
+def test_custom_rewards_pass(custom, seconds):
+    check(pipeline(quick=Variant(rewards=Rewards(custom=custom, seconds=seconds))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"custom": "brevity"}, "custom=brevity names no function: write FILE.py:FUNCTION or package.module:FUNCTION."),
+        ({"custom": "my_rewards.py"}, "custom=my_rewards.py names no function"),
+        ({"custom": "my_rewards.py:"}, "custom=my_rewards.py: names no function"),
+        ({"custom": [5]}, "custom=5 names no function"),
+        ({"custom": {"a": "b"}}, "custom={'a': 'b'} names no function"),
+        (
+            {"custom": ["a.py:f", "b.py:f"]},
+            "custom has two functions named f, and rewards are logged by name: rename one",
+        ),
+        ({"custom": ["a.py:f", "a.py:g"], "custom_weights": 0.5}, "has 2 reward functions and variants.quick.rewards"),
+        (
+            {"custom_weights": [1.0]},
+            "custom has 0 reward functions and variants.quick.rewards.custom_weights 1 weights",
+        ),
+        (
+            {"custom": "a.py:f", "custom_weights": "much"},
+            "custom_weights=much is no weight: use a number from -1000 to",
+        ),
+        ({"custom": "a.py:f", "custom_weights": float("nan")}, "custom_weights=nan is no weight"),
+        ({"custom": "a.py:f", "custom_weights": True}, "custom_weights=True is no weight"),
+        ({"seconds": 0.0}, "seconds=0.0 is too small: use 0.01 or more"),
+        ({"faults": 1.5}, "faults=1.5 is too large: use 1 or less"),
+    ],
+)
+def test_custom_rewards_that_make_no_sense(changes, told):
+    message = complaint(pipeline(quick=Variant(rewards=Rewards(**changes))))
+    assert message.startswith("variants.quick.rewards.") and told in message
+
+
+def test_a_custom_reward_is_something_to_learn_from():
+    check(pipeline(quick=Variant(rewards=Rewards(correct=0.0, custom="a.py:f"))))
+    message = complaint(pipeline(quick=Variant(rewards=Rewards(correct=0.0, custom="a.py:f", custom_weights=0.0))))
+    assert "variants.quick.rewards are all 0" in message

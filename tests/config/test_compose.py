@@ -163,6 +163,25 @@ def test_published_variants_join_the_pipeline_by_their_names():
     assert config.variants["published_ultra_fast"].init_from == "published_stage3_final"
 
 
+@pytest.mark.parametrize(
+    ("override", "custom"),
+    [
+        ("rewards.custom=my_rewards.py:brevity", ["my_rewards.py:brevity"]),
+        ("rewards.custom=[my_rewards.py:brevity]", ["my_rewards.py:brevity"]),
+        (
+            "rewards.custom=[../a-b/my_rewards.py:brevity,a.package:shape]",
+            ["../a-b/my_rewards.py:brevity", "a.package:shape"],
+        ),
+    ],
+)
+def test_reward_functions_need_no_quotes_and_one_alone_no_brackets(override, custom):
+    rewards = compose_train(override).rewards
+    assert rewards.custom == custom
+    assert list(rewards.weights().items())[-len(custom) :] == [(place.split(":")[1], 1.0) for place in custom]
+    one = compose_train("rewards.custom=a.py:f", "rewards.custom_weights=2").rewards
+    assert (one.weights()["f"], one.weights()["correct"]) == (2, 1.0)
+
+
 def test_one_variant_takes_its_own_keys_and_the_shared_ones():
     config = Pipeline(
         seed=7,

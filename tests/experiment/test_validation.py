@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from cpu_grpo.config.schema import Checkpoint, Hardware, Memory, Task, Train, Trainer, Validation
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.statistics import wilson
 from cpu_grpo.experiment.training import train_variant
 from cpu_grpo.experiment.validation import WEIGHTS, Validator
@@ -70,7 +71,9 @@ def train(tiny_directory, tmp_path):
         target = tmp_path / "models" / name
         hardware = setup(config.hardware)
         checkpoints = tmp_path / directory
-        trained = train_variant(config, hardware, tiny_directory, given, target, record, None, checkpoints)
+        with Rewarding(config.rewards, tmp_path / "faults") as rewards:
+            inputs = (hardware, tiny_directory, given, target, record, rewards)
+            trained = train_variant(config, *inputs, checkpoints=checkpoints)
         return SimpleNamespace(
             weights=load_file(target / "model.safetensors"),
             history=trained.history,

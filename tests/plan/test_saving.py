@@ -7,6 +7,7 @@ import pytest
 from cpu_grpo.config.schema import Checkpoint, Hardware, Memory, Rewards, Train, Trainer, Validation
 from cpu_grpo.engine.shape import Shape, of_directory
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.training import train_variant
 from cpu_grpo.files import require_space
 from cpu_grpo.hardware import setup
@@ -47,7 +48,9 @@ def test_a_checkpoint_takes_about_what_is_said(tiny_directory, tmp_path, scheme)
     none = {name: lambda *_: None for name in ("tag", "metrics", "table", "artifact")}
     run = SimpleNamespace(run_id="none", last_step=0, **none)
     hardware = setup(config.hardware)
-    train_variant(config, hardware, tiny_directory, problems, tmp_path / "mine", run, None, tmp_path / "kept")
+    with Rewarding(config.rewards, tmp_path / "faults") as rewards:
+        inputs = (hardware, tiny_directory, problems, tmp_path / "mine", run, rewards)
+        train_variant(config, *inputs, checkpoints=tmp_path / "kept")
     (checkpoint,) = (tmp_path / "kept").glob("checkpoint-*")
     names = ("optimizer.pt", "model.safetensors", "adapter_model.safetensors")
     taken = sum((checkpoint / name).stat().st_size for name in names if (checkpoint / name).is_file())

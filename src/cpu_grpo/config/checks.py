@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 from cpu_grpo.config.names import FORMS
-from cpu_grpo.config.schema import Pipeline, StudyJob, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Pipeline, Rewards, StudyJob, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.text import shown
 from cpu_grpo.units import in_bytes
 
 FILES_BY_KEY = ("variants", "study.arms")  # whose keys become names of files
+LARGEST_WEIGHT = 1000  # of a reward function of the user's, in size
 
 
 def check(config: Pipeline | Train | StudyJob) -> None:
@@ -134,9 +135,36 @@ def _check_variant(variant: Variant | Train, prefix: str) -> None:
         )
     if trainer.max_steps == 0:
         raise UserError(f"{prefix}trainer.max_steps=0 trains nothing: use 1 or more, or -1 to count in epochs.")
-    weights = dataclasses.asdict(variant.rewards)
-    if not any(weights.values()):
+    _check_custom(variant.rewards, f"{prefix}rewards.")
+    if not any(variant.rewards.weights().values()):
         raise UserError(f"{prefix}rewards are all 0, so nothing can be learnt: give at least one a weight.")
+
+
+def _check_custom(rewards: Rewards, prefix: str) -> None:
+    names: list[str] = []
+    for place in rewards.custom:
+        module, _, name = str(place).rpartition(":")
+        if not module or not name.isidentifier():
+            raise UserError(
+                f"{prefix}custom={place} names no function: write FILE.py:FUNCTION or package.module:FUNCTION."
+            )
+        if name in names:
+            raise UserError(
+                f"{prefix}custom has two functions named {name}, and rewards are logged by name: rename one of them."
+            )
+        names.append(name)
+    weights = rewards.custom_weights
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST_WEIGHT:
+            raise UserError(
+                f"{prefix}custom_weights={weight} is no weight: use a number from -{LARGEST_WEIGHT} to "
+                f"{LARGEST_WEIGHT}."
+            )
+    if weights and len(weights) != len(names):
+        raise UserError(
+            f"{prefix}custom has {len(names)} reward functions and {prefix}custom_weights {len(weights)} weights: give "
+            "one weight for each function, or none for 1 each."
+        )
 
 
 def _check_start(name: str, variant: Variant, variants: dict[str, Variant]) -> None:

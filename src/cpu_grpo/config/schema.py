@@ -1,6 +1,6 @@
 """Every key of the configuration: its type, default, bounds and explanation, each in one place."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -99,8 +99,8 @@ class Task:
 
 
 @dataclass
-class Rewards:
-    """The weight of each reward component. `correct` and `format` are logged at weight 0 too."""
+class Weights:
+    """The weight of each reward component of ours. `correct` and `format` are logged at weight 0 too."""
 
     correct: float = option(1.0, "1 if the last number of the completion is the answer", low=0, high=1000)
     closeness: float = option(
@@ -116,6 +116,40 @@ class Rewards:
     length: float = option(
         0.0, "the published study's: grows with length up to 50 words (ignores the answer)", low=0, high=1000
     )
+
+
+@dataclass
+class Rewards(Weights):
+    """What earns a completion its reward: components of ours by their weights, and functions of the user's."""
+
+    # Any, not list, so that a single one needs no brackets; lists of text and of numbers once they are here.
+    custom: Any = option(
+        [], "reward functions of your own, written as for TRL: FILE.py:FUNCTION or package.module:FUNCTION"
+    )
+    custom_weights: Any = option([], "their weights, in the same order; empty: 1 each")
+    seconds: float = option(10.0, "that a reward function may take for the completions of an update", low=0.01)
+    faults: float = option(
+        0.1,
+        "share of the latest completions (64, or an update's if more) that a reward function may fail on before the "
+        "run stops; 1: never. A failure (exception, hang, crash, NaN, infinity, no number, a list of another length) "
+        "is scored 0; None is counted too, but is no failure: as in TRL, the reward does not apply",
+        low=0,
+        high=1,
+    )
+
+    def __post_init__(self) -> None:
+        self.custom, self.custom_weights = _listed(self.custom), _listed(self.custom_weights)
+
+    def weights(self) -> dict[str, float]:
+        """Of every component and every function of the user's, by name."""
+        own = self.custom_weights or [1.0] * len(self.custom)
+        names = [place.rpartition(":")[2] for place in self.custom]
+        return {item.name: getattr(self, item.name) for item in fields(Weights)} | dict(zip(names, own, strict=True))
+
+
+def _listed(value: Any) -> list[Any]:
+    """The list that a value is, or the only one in."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 @dataclass

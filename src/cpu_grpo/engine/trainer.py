@@ -258,6 +258,12 @@ class CPUGRPOTrainer(GRPOTrainer):
         if self.stop_asked():
             raise Interrupted
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """No warning of weights that a checkpoint has under their other name."""
+        tied = set(getattr(self.accelerator.unwrap_model(self.model), "_tied_weights_keys", None) or ())
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:

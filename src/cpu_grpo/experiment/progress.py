@@ -1,6 +1,7 @@
 """What a training run tells while it runs: a progress bar, a history row an update, samples, warnings."""
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -36,6 +37,10 @@ RENAMED = {
     "rollout/logp_difference_max": "logp_difference_max",
     "update/skipped": "skipped",
 } | {f"rewards/{name}/mean": name for name in COMPONENTS}
+FAULTS = "reward_faults/"  # before a function's name: completions of an update that it gave no reward
+# What a row of the history or of the samples holds besides the rewards of a run's own functions.
+COLUMNS = {"step", "completions", "seconds", "completions_per_second", "tokens_per_second", "rss_bytes", "cpu_use"}
+COLUMNS |= {"prompt", "completion", "advantage", *RENAMED.values()}
 HOPELESS = 0.9  # a share of clipped completions, or of groups without spread, above which little can be learnt
 WINDOW = 3  # updates in a row before the warning
 SAMPLES = 16  # completions kept from a sampled update
@@ -143,13 +148,13 @@ class UpdateLog(TrainerCallback, ExportableState):
         weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
         rows = []
         for index, (asked, completion) in enumerate(zip(kept["prompt"], kept["completion"], strict=True)):
-            components = {name: float(kept["rewards"][name][index]) for name in weights}
+            components = {name: _known(kept["rewards"][name][index]) for name in weights}
             rows.append(
                 {
                     "step": step,
                     "prompt": text_of(asked),
                     "completion": text_of(completion),
-                    "reward": sum(weights[name] * value for name, value in components.items()),
+                    "reward": sum(weights[name] * value for name, value in components.items() if value is not None),
                     **components,
                     "advantage": float(kept["advantages"][index]),
                 }
@@ -168,12 +173,31 @@ def update_completions(args: Any) -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps
 
 
+def _known(reward: float) -> float | None:
+    """None for NaN: what TRL makes of a reward that does not apply."""
+    return None if math.isnan(reward) else float(reward)
+
+
 def update_row(logs: dict[str, Any], step: int, completions: int, seconds: float) -> dict[str, float]:
     """One history row from TRL's logs of an update that took `seconds`."""
     row: dict[str, float] = {"step": step}
     row |= {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if logs.get(theirs) is not None}
+    row |= _own_rewards(logs)
     row["completions"] = completions
     row["seconds"] = seconds
     row["completions_per_second"] = completions / seconds
     row["tokens_per_second"] = completions * row["completion_length"] / seconds
     return row
+
+
+def _own_rewards(logs: dict[str, Any]) -> dict[str, float]:
+    """Means and faults of the user's reward functions; a mean only where the reward applied."""
+    found = {}
+    for theirs, value in logs.items():
+        name = theirs.removeprefix("rewards/").removesuffix("/mean")
+        if theirs == f"rewards/{name}/mean" and name not in COMPONENTS:
+            if value is not None and not math.isnan(value):
+                found[name] = float(value)
+        elif theirs.startswith(FAULTS):
+            found[theirs] = float(value)
+    return found

@@ -16,6 +16,7 @@ from cpu_grpo.experiment.figures import Trained, comparison, summarise
 from cpu_grpo.experiment.interruption import CheckpointTimer, heeded
 from cpu_grpo.experiment.progress import UpdateLog
 from cpu_grpo.experiment.recipe import grpo_config, scheme, trainer_class, training_set
+from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.experiment.validation import Validator
 from cpu_grpo.files import new_directory, sha256, write_json
@@ -23,7 +24,6 @@ from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup
 from cpu_grpo.models.loading import RECORD, load_model, model_record
 from cpu_grpo.plan.foresight import Foresight
 from cpu_grpo.tasks.problems import Problem
-from cpu_grpo.tasks.rewards import reward_functions
 
 
 def train_variant(
@@ -33,6 +33,7 @@ def train_variant(
     problems: list[Problem],
     target: Path,
     run: Run,
+    rewards: Rewarding,
     plan: Foresight | None = None,
     checkpoints: Path | None = None,
 ) -> Trained:
@@ -41,11 +42,13 @@ def train_variant(
     What has been learnt when memory runs out is saved beside `target`, as `unfinished` names it.
 
     Args:
+        rewards: the reward functions, ready to be called.
         plan: what the run is expected to take, to be recorded beside what it took.
         checkpoints: where the run's are; it goes on from the newest, and makes more as `config.checkpoint` says.
 
     Raises:
-        UserError: too few problems for one update, a start model that cannot be loaded, or no memory left.
+        UserError: too few problems for one update, a start model that cannot be loaded, no memory left, or a reward
+            function that failed too often.
         Stopped: a signal ended it, with a checkpoint of its last update.
     """
     from transformers import PrinterCallback, set_seed
@@ -58,15 +61,14 @@ def train_variant(
         begin = time.perf_counter()
         model, tokenizer = load_model(start, DTYPES["fp32" if config.memory.scheme == "full" else "bf16"])
         load_seconds = time.perf_counter() - begin
-        functions, weights = reward_functions(config.rewards)
         log = UpdateLog(run, monitor, config.tracking.samples_every)
         timer = CheckpointTimer(config.checkpoint, plan.training if plan else None)
         validator = _validator(config, problems, hardware, log, checkpoints)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_class(config, hardware)(
                 model=model,
-                reward_funcs=functions,
-                args=grpo_config(config, hardware, weights, checkpoints or Path(scratch)),
+                reward_funcs=rewards.functions,
+                args=grpo_config(config, hardware, rewards.weights, checkpoints or Path(scratch)),
                 train_dataset=training_set(config, problems, tokenizer),
                 processing_class=tokenizer,
                 callbacks=[log, timer, *validator] if checkpoints else [log],
@@ -82,8 +84,15 @@ def train_variant(
                 trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
                 trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
                 trainer.stop_asked = signals.asked
+            newest = _newest(checkpoints)
+            if newest is None:
+                rewards.faults.forget()
             try:
-                trainer.train(resume_from_checkpoint=_newest(checkpoints))
+                trainer.train(resume_from_checkpoint=newest)
+            except UserError:  # of rewards, before which a started update has changed nothing
+                if checkpoints:
+                    trainer.save_last_update()
+                raise
             except MemoryError as error:
                 keep(_whole(config, trainer))
                 raise UserError(
@@ -98,6 +107,9 @@ def train_variant(
                 ) from error
             except Interrupted as error:
                 raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
+            finally:
+                if rewards.faults.path.is_file():
+                    run.artifact(rewards.faults.path)
             train_seconds = log.train_seconds
             validated = {key: value for callback in validator for key, value in callback.settle().items()}
         with new_directory(target) as directory:

@@ -7,13 +7,14 @@ at the answer.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cpu_grpo.config.schema import Rewards
 from cpu_grpo.tasks.answers import MAX_TEXT, flexible, is_number, number, same
 
-RewardFunction = Callable[..., list[float]]
+if TYPE_CHECKING:  # the process that computes rewards imports this file, and would be thrice as large with Hydra
+    from cpu_grpo.config.schema import Rewards
+
+RewardFunction = Callable[..., Sequence[float | None]]
 
 KEYWORDS = ("first", "then", "next", "because", "therefore", "so", "step", "total", "answer", "calculate")
 LENGTH_FULL = 50  # words that earn the whole length reward
@@ -66,10 +67,18 @@ COMPONENTS = {
 ALWAYS_LOGGED = ("correct", "format")  # at weight 0 too: a reader wants to know what a reward left out
 
 
-def reward_functions(weights: Rewards) -> tuple[list[RewardFunction], list[float]]:
-    """TRL's `reward_funcs` and `reward_weights`: the components with a weight, and those always logged."""
-    chosen = {name: weight for name, weight in asdict(weights).items() if weight or name in ALWAYS_LOGGED}
-    return [_batched(name) for name in chosen], list(chosen.values())
+def chosen(rewards: "Rewards") -> dict[str, float]:
+    """The weights, by name, of what a run computes: whatever has one, what is always logged, and the user's own."""
+    weights = rewards.weights()
+    return {
+        name: weight for name, weight in weights.items() if weight or name in ALWAYS_LOGGED or name not in COMPONENTS
+    }
+
+
+def reward_functions(rewards: "Rewards") -> tuple[list[RewardFunction], list[float]]:
+    """TRL's `reward_funcs` and `reward_weights` of the chosen components, computed where they are called."""
+    weights = {name: weight for name, weight in chosen(rewards).items() if name in COMPONENTS}
+    return [batched(name) for name in weights], list(weights.values())
 
 
 def text_of(completion: str | Sequence[dict[str, Any]]) -> str:
@@ -77,7 +86,8 @@ def text_of(completion: str | Sequence[dict[str, Any]]) -> str:
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
-def _batched(name: str) -> RewardFunction:
+def batched(name: str) -> RewardFunction:
+    """A component as TRL calls reward functions."""
     component = COMPONENTS[name]
 
     def function(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:

@@ -17,12 +17,8 @@ RECORD = "run.json"
 # What of a configuration decides nothing of the trained weights.
 FREE = ("tracking", "checkpoint", "evaluation", "description")
 CODE = ("config", "engine", "experiment", "hardware", "models", "tasks")  # folders whose code does
-# What the machine, as it was when the run began, decided of it: so that it fits into the memory that was free, or runs
-# in the precision that measured faster.
-FITTED = (
-    *("memory.scheme", "engine.rows", "engine.micro_batch_tokens", "trainer.gradient_checkpointing"),
-    "hardware.precision",
-)
+# What a plan may change of it, so that it fits into the memory that is free.
+FITTED = ("memory.scheme", "engine.rows", "engine.micro_batch_tokens", "trainer.gradient_checkpointing")
 TOLD = 3  # differences that are named
 FORGOTTEN = 30 * 24 * 3600.0  # seconds after which checkpoints are removed that nobody went on from
 
@@ -45,16 +41,20 @@ class Checkpoints:
         """MLflow's, of the run that has begun; empty before."""
         return str(self.record.get("run_id", ""))
 
+    @property
+    def precision(self) -> str:
+        """That the run began in, as its products measured faster then; empty before."""
+        return str(self.record.get("precision", ""))
+
     def begin(self, config: Train, precision: str, run_id: str) -> None:
-        """Keeps what the run is, how it was made to fit this machine, and MLflow's id of it."""
+        """Keeps what the run is, how it was made to fit into memory, its precision, and MLflow's id of it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         fitted = {key: value for key, value in flatten(asdict(config)).items() if key in FITTED}
-        fitted["hardware.precision"] = precision
         record = {"identity": self.identity, "target": self.target, "run_id": run_id, "fitted": fitted}
-        write_json(self.directory / RECORD, record)
+        write_json(self.directory / RECORD, record | {"precision": precision})
 
     def fitted(self, config: Train) -> Train:
-        """The configuration as it was made to fit the machine when the run began, if it has begun."""
+        """The configuration as it was made to fit into memory when the run began, if it has begun."""
         found = self.record.get("fitted", {})
         for key, value in found.items():
             group, name = key.split(".")
@@ -112,11 +112,18 @@ class Checkpoints:
         return told
 
 
-def checkpoints_of(config: Train, target: Path, model_hash: str, data_hash: str) -> Checkpoints:
-    """Those of a run that makes `target` by this configuration, from this model and these problems."""
+def checkpoints_of(config: Train, target: Path, model_hash: str, data_hash: str, reward_code: str = "") -> Checkpoints:
+    """Those of a run that makes `target` by this configuration, from this model and these problems.
+
+    Args:
+        reward_code: stands for the code of the user's reward functions.
+    """
     settings = {key: value for key, value in asdict(config).items() if key not in FREE}
     settings["memory"].pop("limit")
+    for patience in ("seconds", "faults"):  # so that a run that ends for want of it can go on with more
+        settings["rewards"].pop(patience)
     identity = flatten(settings) | {"model_hash": model_hash, "data_hash": data_hash, "code": _code()}
+    identity["reward_code"] = reward_code
     name = f"{config.name.replace('/', '-')}-{fingerprint(identity)}"
     here, made = Path.cwd(), target.absolute()
     shown = made.relative_to(here) if made.is_relative_to(here) else made
@@ -143,6 +150,7 @@ def _code() -> str:
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What has changed, in words."""
     words = {"model_hash": "its start model", "data_hash": "its problems", "code": "the code"}
+    words |= {"reward_code": "the reward code"}
     keys = [key for key in now if before.get(key) != now[key]]
     named = [
         f"{words[key]} changed" if key in words else f"{key} was {before.get(key)} and is {now[key]}" for key in keys

@@ -26,3 +26,6 @@ class Layout:
     @property
     def evaluation(self) -> Path:
         return self.root / "results" / "evaluate"
+
+    def reward_faults(self, name: str) -> Path:
+        return self.root / "reward_faults" / f"{name}.jsonl"
