@@ -13,7 +13,7 @@ from cpu_grpo.engine.schemes.lora import merged
 from cpu_grpo.engine.soundness import Diverged
 from cpu_grpo.errors import Stopped, UserError
 from cpu_grpo.experiment.figures import Trained, comparison, summarise
-from cpu_grpo.experiment.interruption import CheckpointTimer, heeded
+from cpu_grpo.experiment.interruption import CheckpointTimer, Signals, heeded
 from cpu_grpo.experiment.progress import UpdateLog
 from cpu_grpo.experiment.recipe import grpo_config, scheme, trainer_class, training_set
 from cpu_grpo.experiment.rewarding import Rewarding
@@ -51,7 +51,7 @@ def train_variant(
             function that failed too often.
         Stopped: a signal ended it, with a checkpoint of its last update.
     """
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
 
     if config.engine.name != "fast":  # stock TRL's checkpoints do not go on exactly
         checkpoints = None
@@ -63,55 +63,18 @@ def train_variant(
         load_seconds = time.perf_counter() - begin
         log = UpdateLog(run, monitor, config.tracking.samples_every)
         timer = CheckpointTimer(config.checkpoint, plan.training if plan else None)
-        validator = _validator(config, problems, hardware, log, checkpoints)
+        validators = _validators(config, problems, tokenizer, hardware, log, checkpoints)
         with tempfile.TemporaryDirectory() as scratch:
-            trainer = trainer_class(config, hardware)(
-                model=model,
-                reward_funcs=rewards.functions,
-                args=grpo_config(config, hardware, rewards.weights, checkpoints or Path(scratch)),
-                train_dataset=training_set(config, problems, tokenizer),
-                processing_class=tokenizer,
-                callbacks=[log, timer, *validator] if checkpoints else [log],
-                **scheme(config, model),
-            )
-            trainer.remove_callback(PrinterCallback)
-            log.watch(trainer)
-            timer.watch(trainer)
-            for callback in validator:
-                callback.watch(trainer, tokenizer)
-            keep = partial(_keep, tokenizer, config, start, unfinished(target))
-            if config.engine.name == "fast":
-                trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
-                trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
-                trainer.stop_asked = signals.asked
-            newest = _newest(checkpoints)
-            if newest is None:
-                rewards.faults.forget()
+            callbacks = [log, timer, *validators] if checkpoints else [log]
+            place = checkpoints or Path(scratch)
+            trainer = _trainer(config, hardware, model, tokenizer, problems, rewards, place, callbacks)
             try:
-                trainer.train(resume_from_checkpoint=newest)
-            except UserError:  # of rewards, before which a started update has changed nothing
-                if checkpoints:
-                    trainer.save_last_update()
-                raise
-            except MemoryError as error:
-                keep(_whole(config, trainer))
-                raise UserError(
-                    f"Memory ran out in update {len(log.history) + 1} ({error}): what was learnt until then is in "
-                    f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
-                    "ask `python -m cpu_grpo.plan` for a configuration that takes less."
-                ) from error
-            except Diverged as error:
-                raise UserError(
-                    f"{error}. Lower trainer.learning_rate (now {config.trainer.learning_rate:g}) or set "
-                    "hardware.precision=fp32; the last good checkpoint is kept."
-                ) from error
-            except Interrupted as error:
-                raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
+                _train(trainer, config, start, target, signals, rewards, checkpoints)
             finally:
                 if rewards.faults.path.is_file():
                     run.artifact(rewards.faults.path)
-            train_seconds = log.train_seconds
-            validated = {key: value for callback in validator for key, value in callback.settle().items()}
+        train_seconds = log.train_seconds
+        validated = {key: value for validator in validators for key, value in validator.settle().items()}
         with new_directory(target) as directory:
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
@@ -122,13 +85,81 @@ def train_variant(
     return Trained(figures | {"mlflow_run_id": run.run_id}, history, log.samples)
 
 
-def _validator(
-    config: Train, problems: list[Problem], hardware: Setup, log: UpdateLog, checkpoints: Path | None
+def _trainer(
+    config: Train,
+    hardware: Setup,
+    model: Any,
+    tokenizer: Any,
+    problems: list[Problem],
+    rewards: Rewarding,
+    place: Path,
+    callbacks: list[Any],
+) -> Any:
+    """The trainer, watched by the callbacks; `place` is where its checkpoints go."""
+    from transformers import PrinterCallback
+
+    trainer = trainer_class(config, hardware)(
+        model=model,
+        reward_funcs=rewards.functions,
+        args=grpo_config(config, hardware, rewards.weights, place),
+        train_dataset=training_set(config, problems, tokenizer),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        **scheme(config, model),
+    )
+    trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        callback.watch(trainer)
+    return trainer
+
+
+def _train(
+    trainer: Any,
+    config: Train,
+    start: Path,
+    target: Path,
+    signals: Signals,
+    rewards: Rewarding,
+    checkpoints: Path | None,
+) -> None:
+    """Trains, from the newest checkpoint on if there is one; words what ends it before its time."""
+    keep = partial(_keep, trainer.processing_class, config, start, unfinished(target))
+    if config.engine.name == "fast":
+        trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
+        trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
+        trainer.stop_asked = signals.asked
+    newest = _newest(checkpoints)
+    if newest is None:
+        rewards.faults.forget()
+    try:
+        trainer.train(resume_from_checkpoint=newest)
+    except UserError:  # of rewards, before which a started update has changed nothing
+        if checkpoints:
+            trainer.save_last_update()
+        raise
+    except MemoryError as error:
+        keep(_whole(config, trainer))
+        raise UserError(
+            f"Memory ran out in update {trainer.state.global_step + 1} ({error}): what was learnt until then is in "
+            f"{unfinished(target)}; free some memory and go on from it with init_from={unfinished(target)}, or "
+            "ask `python -m cpu_grpo.plan` for a configuration that takes less."
+        ) from error
+    except Diverged as error:
+        raise UserError(
+            f"{error}. Lower trainer.learning_rate (now {config.trainer.learning_rate:g}) or set "
+            "hardware.precision=fp32; the last good checkpoint is kept."
+        ) from error
+    except Interrupted as error:
+        raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
+
+
+def _validators(
+    config: Train, problems: list[Problem], tokenizer: Any, hardware: Setup, log: UpdateLog, checkpoints: Path | None
 ) -> list[Validator]:
     """One, if the run is to be validated on the way."""
     if not config.validation.every or checkpoints is None:
         return []
-    return [Validator(config, problems, hardware.precision, log, checkpoints)]
+    return [Validator(config, problems, tokenizer, hardware.precision, log, checkpoints)]
 
 
 def _newest(checkpoints: Path | None) -> str | None:

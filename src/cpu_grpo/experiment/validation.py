@@ -46,23 +46,32 @@ class Validator(TrainerCallback, ExportableState):
     It draws no random numbers and changes no weights: a run learns the same with it. All of it is part of checkpoints.
     """
 
-    def __init__(self, config: Train, problems: list[Problem], precision: str, log: UpdateLog, directory: Path) -> None:
+    def __init__(
+        self,
+        config: Train,
+        problems: list[Problem],
+        tokenizer: Any,
+        precision: str,
+        log: UpdateLog,
+        directory: Path,
+    ) -> None:
         """`directory`: where the best weights are kept."""
         self._config = config
         self._settings = config.validation
         self._problems = of_split(problems, "validation")[: self._settings.problems or None]
         if not self._problems:
             raise UserError(f"validation.every={self._settings.every} needs validation problems, and there are none.")
+        self._tokenizer = tokenizer
+        self._prompts = encoded(config, tokenizer, self._problems)
         self._precision = precision
         self._log = log
         self._file = directory / WEIGHTS
         self.best = Best()
         self.seconds = 0.0  # spent on it
 
-    def watch(self, trainer: Any, tokenizer: Any) -> None:
+    def watch(self, trainer: Any) -> None:
         """Names the trainer that is validated."""
-        self._trainer, self._tokenizer = trainer, tokenizer
-        self._prompts = encoded(self._config, tokenizer, self._problems)
+        self._trainer = trainer
         trainer.after_update = self._after_update
 
     def state(self) -> dict[str, Any]:
