@@ -18,7 +18,7 @@ from typing import Any
 
 from torture.runs import Result, command, finish, left_over, result, start, wait
 
-EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect", "os.link")
+EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect", "os.link")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 ELSEWHERE = ("/dev", "/proc", "/sys")
 KILLED = -signal.SIGKILL

@@ -16,8 +16,9 @@ from torture.fuzz import FuzzResult, fuzz
 from torture.kills import kills, kills_of_default_model
 from torture.outages import outages
 from torture.soak import soak
+from torture.targets import TARGETS
 
-BLOCK = 50_000  # fuzzed inputs that a process takes at a time
+BLOCK = 12_500  # fuzzed inputs of a target that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Amounts:
     kills_135m: int
     faults: dict[str, int]  # by kind: every so many writes
     outages: int
-    inputs: int
+    inputs: int  # of all targets together
     soak: float  # seconds
     cost: int  # updates
 
 
-FULL = Amounts(100, 10, dict.fromkeys(FAULTS, 1), 20, 10_000_000, 7200.0, 40)
-QUICK = Amounts(4, 0, dict.fromkeys(FAULTS, 60), 2, 60_000, 40.0, 0)
+FULL = Amounts(100, 10, dict.fromkeys(FAULTS, 1), 20, 10_500_000, 7200.0, 40)
+QUICK = Amounts(4, 0, dict.fromkeys(FAULTS, 150), 2, 100_000, 20.0, 0)
 
 
 def kill_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
@@ -81,11 +82,12 @@ def outage_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding
 
 def fuzz_rows(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
     total: dict[str, FuzzResult] = {}
-    blocks = [(min(BLOCK, amounts.inputs), first) for first in range(0, amounts.inputs, BLOCK)]
+    each = amounts.inputs // sum(target.every == 1 for target in TARGETS.values())  # the others have few, as well
+    blocks = [(min(BLOCK, each - first), first) for first in range(0, each, BLOCK)]
     with multiprocessing.get_context("spawn").Pool() as pool:
-        watched = tqdm(total=len(blocks) * BLOCK, unit="input", disable=not sys.stderr.isatty())
-        for results in pool.imap_unordered(_fuzz, blocks):
-            watched.update(BLOCK)
+        watched = tqdm(total=each, unit="input of each", disable=not sys.stderr.isatty())
+        for (count, _), results in zip(blocks, pool.imap(_fuzz, blocks), strict=True):
+            watched.update(count)
             for result in results:
                 total[result.target] = _both(total.get(result.target), result)
     findings = []

@@ -43,13 +43,15 @@ def soak(model: Path, seconds: float, root: Path) -> Soak:
     arguments = command(model, root, **WORK)
     with (root / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=root, stdout=log, stderr=log)
+        while "plan: " not in (root / "log").read_text() and process.poll() is None:
+            time.sleep(1)
         seen = _watch(psutil.Process(process.pid), seconds)
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=600)
     said = (root / "log").read_text()
     if code != 128 + signal.SIGTERM:
         raise RuntimeError(f"the run ended with {code}:\n{said}")
-    updates = int(said.rpartition("after update ")[2].split()[0])
+    updates = int(said.rpartition("after update ")[2].split()[0]) if "after update" in said else 0
     warm = seen[int(len(seen) * WARM_UP) :]
     slope = statistics.linear_regression([at for at, *_ in warm], [rss for _, rss, _, _ in warm]).slope
     (_, _, *first), (_, _, *last) = warm[0], warm[-1]

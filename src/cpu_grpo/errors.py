@@ -42,8 +42,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "No directory for temporary files can be written: set TMPDIR to one."
     number = _disk_error(error)
-    if number is None:
-        return None
+    if number is None:  # logging, for one, raises an error of its own from the disk's
+        return explain(error.__cause__) if error.__cause__ else None
     reason, remedy = DISK[number]
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     return f"{reason}{where}: {remedy}, then run the same command again; what was finished is kept."

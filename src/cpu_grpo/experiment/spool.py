@@ -126,7 +126,8 @@ class Journal:
 
     def remove(self) -> None:
         """Once it is of no use any more."""
-        self._path.unlink(missing_ok=True)  # first, so that no part of it can be taken for a whole
+        with suppress(OSError):  # on a disk that can only be read it stays, and is known to be sent
+            self._path.unlink(missing_ok=True)  # first, so that no part of it can be taken for a whole
         self.release()
         _clear(self.directory)
 
