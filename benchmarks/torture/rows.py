@@ -45,7 +45,8 @@ class Amounts:
     cost: int  # updates
 
 
-FULL = Amounts(100, 10, dict.fromkeys(FAULTS, 1), 20, 10_500_000, 7200.0, 40)
+EACH = {"killed": 1, "disk full once": 5, "disk full from then on": 1, "read-only from then on": 5}
+FULL = Amounts(100, 10, EACH, 20, 10_500_000, 7200.0, 40)
 QUICK = Amounts(4, 0, dict.fromkeys(FAULTS, 150), 2, 100_000, 20.0, 0)
 
 
@@ -121,16 +122,9 @@ def soak_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
         f"{found.files[0]} to {found.files[1]}, threads {found.threads[0]} to {found.threads[1]}"
     )
     flat = found.files[1] <= found.files[0] and found.threads[1] <= found.threads[0]
-    short = found.hours < 1  # too short for a slope
-    return [
-        Finding(
-            "soak",
-            told,
-            "< 1 MB/h, no more files or threads",
-            flat and (short or found.megabytes_per_hour < 1),
-            asdict(found),
-        )
-    ]
+    short = found.hours < 1  # too short for a slope, and to be warm: that it runs is all that can be seen
+    met = found.updates > 0 and (short or (flat and found.megabytes_per_hour < 1))
+    return [Finding("soak", told, "< 1 MB/h, no more files or threads", met, asdict(found))]
 
 
 def cost_rows(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
