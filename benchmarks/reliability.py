@@ -2,8 +2,8 @@
 
     python benchmarks/reliability.py [--quick] [--only ROW ...] [--gsm8k DIRECTORY] [--out FILE]
 
-In full it takes hours, row by row if need be; with `--quick` at most five minutes. The row `kills_135m` needs the default
-model, `cost` a directory with GSM8K's train.jsonl and test.jsonl; it is left out without one.
+In full it takes hours, row by row if need be; with `--quick` at most five minutes. The row `kills_135m` needs the
+default model, `cost` a directory with GSM8K's train.jsonl and test.jsonl; it is left out without one.
 """
 
 import argparse
