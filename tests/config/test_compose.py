@@ -252,6 +252,19 @@ def test_a_wrong_type_is_told_with_its_key_and_value(key, value):
     assert (value[0] if isinstance(value, list) else str(value)) in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("task.levels", [[1]], "task.levels=[1] is of another kind than int"),
+        ("task.levels", "${seed}", "task.levels=43 is of another kind than list"),
+        ("evaluation.models", [["base"]], "evaluation.models=['base'] is of another kind than str"),
+        ("variants.stage1", "${seed}", "variants.stage1=43 is of another kind than Variant"),
+    ],
+)
+def test_a_wrong_type_that_omegaconf_lets_pass_is_told_too(key, value, told):
+    assert complaint(key, value) == f"{told}: correct it."
+
+
 def run_train(directory: Path, *arguments: str) -> str:
     """Runs the train stage with a mistake; returns the one line it must print about it."""
     command = [sys.executable, str(ROOT / "pipelines" / "train.py"), *arguments]

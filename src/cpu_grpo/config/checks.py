@@ -1,12 +1,12 @@
 """Bounds and cross-field rules, told so that the reader knows which key to change and to what."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from cpu_grpo.config.names import FORMS
 from cpu_grpo.config.schema import Pipeline, Rewards, StudyJob, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
-from cpu_grpo.text import shown
+from cpu_grpo.text import one_line, shown
 from cpu_grpo.units import in_bytes
 
 FILES_BY_KEY = ("variants", "study.arms")  # whose keys become names of files
@@ -47,6 +47,7 @@ def _check_fields(node: Any, prefix: str) -> None:
     for item in dataclasses.fields(node):
         value = getattr(node, item.name)
         key = prefix + item.name
+        _check_kind(key, item.type, value)
         if dataclasses.is_dataclass(value):
             _check_fields(value, key + ".")
         elif isinstance(value, dict):
@@ -58,6 +59,21 @@ def _check_fields(node: Any, prefix: str) -> None:
         else:
             for single in value if isinstance(value, list) else [value]:
                 _check_value(key, single, item.metadata)
+
+
+def _check_kind(key: str, kind: Any, value: Any) -> None:
+    """OmegaConf looks neither into lists of lists nor at what interpolations of lists and groups come to."""
+    origin, inner = get_origin(kind), get_args(kind)
+    wanted: Any = (int, float) if kind is float else origin or kind
+    if not isinstance(value, wanted):
+        told = one_line(str(value), 60)
+        raise UserError(f"{key}={told} is of another kind than {(origin or kind).__name__}: correct it.")
+    if origin is list:
+        for own in value:
+            _check_kind(key, inner[0], own)
+    if origin is dict:
+        for name, own in value.items():
+            _check_kind(f"{key}.{name}", inner[1], own)
 
 
 def _check_value(key: str, value: Any, metadata: Any) -> None:
