@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from torture import runs
 from torture.runs import TRAIN, UPDATES
 
+from conftest import ROOT
 from stages import SIGNALLED, command, run
 
 pytestmark = pytest.mark.slow
@@ -170,3 +172,32 @@ def test_the_same_run_twice_at_once_is_refused(tiny_directory, workspace):
     finally:
         first.kill()
         first.communicate()
+
+
+def test_a_study_goes_on_with_the_stage_that_was_killed(tiny_directory, workspace):
+    own = command(tiny_directory)
+    shared = [key for key in own if key.split("=")[0].split(".")[0] in ("model", "task")]
+    training = [key for key in own if key.split(".")[0] in ("trainer", "rewards", "hardware", "checkpoint")]
+    training = [key for key in training if "max_steps" not in key] + ["trainer.max_steps=30", "levels=[]"]
+    study = [
+        *(sys.executable, str(ROOT / "pipelines" / "study.py"), "study=progressive", "budget=quick", "arm=hardest"),
+        *(
+            "seed=1",
+            "results=mine",
+            "hydra.sweep.dir=out",
+            f"also='{' '.join(shared)}'",
+            f"budget.training='{' '.join(training)}'",
+        ),
+    ]
+    process = subprocess.Popen(study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(workspace.glob("cache/checkpoints/*/checkpoint-2/seal.json")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    _, said = process.communicate()
+    assert process.returncode == 1 and "hardest with seed 1 was killed in train" in said
+    again = subprocess.run(study, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "goes on from cache/checkpoints/progressive-1-" in again.stdout

@@ -63,6 +63,8 @@ def _check_fields(node: Any, prefix: str) -> None:
 
 def _check_kind(key: str, kind: Any, value: Any) -> None:
     """OmegaConf looks neither into lists of lists nor at what interpolations of lists and groups come to."""
+    if kind is Any:  # a rule of its own looks at it
+        return
     origin, inner = get_origin(kind), get_args(kind)
     wanted: Any = (int, float) if kind is float else origin or kind
     if not isinstance(value, wanted):
