@@ -48,7 +48,7 @@ def sentence(done):
     return line
 
 
-@pytest.mark.parametrize("file", ["save {}/optimizer.pt", "serialize_file {}/model.safetensors", "open {}/.seal.json"])
+@pytest.mark.parametrize("file", ["save {}/optimizer.pt", "serialize_file {}/model.safetensors"])
 def test_a_checkpoint_that_the_disk_does_not_take_costs_no_run(expected, tiny_directory, workspace, file):
     # The folder's name has the run's fingerprint: it is found by a first run.
     assert run(command(tiny_directory, workspace), "killed", "save cache/checkpoints").returncode == -signal.SIGKILL
@@ -61,8 +61,13 @@ def test_a_checkpoint_that_the_disk_does_not_take_costs_no_run(expected, tiny_di
     assert result(workspace) == expected and not left_over(workspace)
 
 
-@pytest.mark.parametrize("fault", ["disk full from then on", "read-only from then on"])
-@pytest.mark.parametrize("point", ["serialize_file models/", "open results/train/.ultra_fast.samples"])
+@pytest.mark.parametrize(
+    ("fault", "point"),
+    [
+        ("disk full from then on", "serialize_file models/"),
+        ("read-only from then on", "open results/train/.ultra_fast.samples"),
+    ],
+)
 def test_a_result_that_the_disk_does_not_take_is_told_and_made_again(expected, tiny_directory, workspace, fault, point):
     earlier = workspace / "models" / "earlier"
     earlier.mkdir(parents=True)

@@ -205,7 +205,7 @@ def test_a_bad_wheel_says_so(gguf_file, tmp_path):
     for config, sentence in (
         (
             Model(source="wheel", path=str(wheel), member="other.gguf"),
-            r"has no file 'other.gguf': correct model.member",
+            r"has no file other.gguf: correct model.member",
         ),
         (Model(source="wheel", path=str(short), member="tiny/tiny.gguf"), r"short.whl is damaged or truncated"),
         (Model(source="wheel", path=str(wheel), sha256="f" * 64), r"not the expected ffffffffffff"),
