@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import socket
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import psutil
 
 from cpu_grpo.experiment.delivery import Begun, Point
 from cpu_grpo.experiment.spool import LOCAL, Journal, Record
+from cpu_grpo.files import new_directory
 
+SQLITE = "sqlite:///"
 TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what is said of an id that no run has
 REFUSALS = ("BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", *UNKNOWN)
@@ -40,6 +44,8 @@ class MlflowStore:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         with _lock():  # jobs of a sweep would race on making a schema
+            if self._uri.startswith(SQLITE) and not (file := Path(self._uri.removeprefix(SQLITE))).exists():
+                _make_database(file)
             return MlflowClient(self._uri)
 
     def open(self) -> None:
@@ -181,6 +187,17 @@ class MlflowStore:
             "`comparison.json`, a table of the variants with intervals and costs, and the report with its plots."
         )
         self._client.set_tag(run_id, "mlflow.note.content", note)
+
+
+def _make_database(file: Path) -> None:
+    """Whole or not at all: MLflow cannot open one whose tables were only made in part."""
+    from mlflow import MlflowClient
+
+    with new_directory(file.with_name(f"{file.name}-making")) as directory:
+        MlflowClient(f"{SQLITE}{(directory / file.name).absolute().as_posix()}").search_experiments(max_results=1)
+        with suppress(OSError):  # where open files cannot be moved, MLflow makes it in place
+            (directory / file.name).rename(file)
+    shutil.rmtree(file.with_name(f"{file.name}-making"), ignore_errors=True)
 
 
 def _lock() -> Any:
