@@ -61,6 +61,19 @@ def test_a_gradient_of_zeros_changes_nothing():
 
 
 @pytest.mark.usefixtures("kernels")
+def test_a_gradient_that_is_not_finite_spoils_its_own_update_alone():
+    """With any trainer, also one that never asks for the norm."""
+    weights = [torch.nn.Parameter(torch.ones(4, 8, dtype=BF16)) for _ in range(2)]
+    optimizer = Lean(weights, lr=0.5)
+    for bad in (True, False):
+        for weight in weights:
+            weight.grad = torch.full((4, 8), float("nan") if bad else 1.0, dtype=BF16)
+        optimizer.step()
+        assert all(weight.eq(1).all() for weight in weights) == bad
+        assert all(weight.isfinite().all() for weight in weights)
+
+
+@pytest.mark.usefixtures("kernels")
 def test_a_sum_of_tiny_updates_arrives_where_rounding_to_nearest_loses_it():
     """Each update is a thousandth of what bf16 can tell apart at 1; 2,000 of them move fp32 weights by 0.0156."""
     tiny, updates = 2**-7 / 1000, 2000

@@ -34,7 +34,7 @@ class Lean(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self.within_backward = False
-        self._sound = True  # whether all gradients since the norm was last asked for were finite
+        self._sound = True  # whether all gradients of the update at hand were finite so far
         self._squared_norm = torch.zeros(())
         self._random = torch.Generator().manual_seed(seed)
         for group in self.param_groups:
@@ -54,6 +54,7 @@ class Lean(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, group)
+        self._sound = True  # of the next update's gradients
 
     def state_dict(self) -> dict[str, Any]:
         """As any optimizer's, with the state of the generator that rounds."""
@@ -70,10 +71,12 @@ class Lean(torch.optim.Optimizer):
             self.state[parameter] |= copy.deepcopy(state_dict["state"].get(number, {}))
 
     def gradient_norm(self) -> float:
-        """Of all gradients since this was last asked; NaN if one was not finite: it was not used, nor any after it."""
+        """Of all gradients since this was last asked; NaN if one of the update at hand was not finite.
+
+        Such a gradient is not used, nor is any that comes after it in its update, which `step` ends.
+        """
         norm = float(self._squared_norm.sqrt()) if self._sound else math.nan
         self._squared_norm.zero_()
-        self._sound = True
         return norm
 
     @torch.no_grad()
