@@ -1,15 +1,16 @@
 """SIGKILL at random moments of a run, again and again, each followed by the same command."""
 
 import random
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torture.runs import ROOT, TRAIN, Result, command, finish, kill, left_over, result, start
+from torture.runs import ROOT, TRAIN, Result, command, kill, left_over, result, start, wait
 
 SCHEMES = ("full", "lean", "lora")
 
@@ -23,44 +24,60 @@ class Kills:
     same: int = 0
 
 
-def kills(model: Path, count: int, seed: int = 0) -> Kills:
-    """Kills until there were so many; the last run is finished."""
+Launch = Callable[[str, Path, float | None], bool]
+
+
+def kills(launch: Launch, count: int, seed: int = 0) -> Kills:
+    """Kills until there were so many; the last run is finished.
+
+    Args:
+        launch: runs a memory scheme's command below a root, and kills it after so many seconds unless that is None;
+            whether it had ended by then.
+    """
     draw, found = random.Random(seed), Kills()
     expected: dict[str, tuple[Result, float]] = {}
     while found.kills < count:
         scheme = SCHEMES[found.runs % len(SCHEMES)]
         if scheme not in expected:
-            expected[scheme] = _whole(model, scheme)
+            expected[scheme] = _whole(launch, scheme)
         wanted, seconds = expected[scheme]
-        found.kills += _one_run(model, scheme, seconds, count - found.kills, draw, wanted, found)
-    return found
-
-
-def kills_of_default_model(count: int, seed: int = 0) -> Kills:
-    """The same with the default model and the pipeline's own command, in processes of their own."""
-    draw, found = random.Random(seed), Kills()
-    expected: dict[str, tuple[Result, float]] = {}
-    while found.kills < count:
-        scheme = SCHEMES[found.runs % len(SCHEMES)]
         with tempfile.TemporaryDirectory() as scratch:
-            root = Path(scratch)
-            if scheme not in expected:
-                begin = time.perf_counter()
-                _command(scheme, root)
-                expected[scheme] = result(root), time.perf_counter() - begin
-                continue
-            wanted, seconds = expected[scheme]
-            while found.kills < count and not _command(scheme, root, draw.uniform(0, seconds)):
-                found.kills += 1
-            if not (root / "results").exists():
-                _command(scheme, root)
+            root, ended = Path(scratch), False
+            while not ended:
+                ended = launch(scheme, root, draw.uniform(0, seconds) if found.kills < count else None)
+                found.kills += not ended
             found.runs += 1
             found.same += result(root) == wanted and not left_over(root)
     return found
 
 
-def _command(scheme: str, root: Path, kill_after: float | None = None) -> bool:
-    """Trains SmolLM2 for some updates; whether it ended before it was killed."""
+def _whole(launch: Launch, scheme: str) -> tuple[Result, float]:
+    """The result of a run that nothing interrupts, and its seconds, once caches are filled."""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as scratch:
+            begin = time.perf_counter()
+            launch(scheme, Path(scratch), None)
+            found = result(Path(scratch)), time.perf_counter() - begin
+    return found
+
+
+def tiny(model: Path) -> Launch:
+    """A tiny model, in processes forked from this one."""
+
+    def launch(scheme: str, root: Path, kill_after: float | None) -> bool:
+        pid = start(command(model, root, memory=scheme), root, root / "log")
+        if kill_after is not None:
+            time.sleep(kill_after)
+        code = wait(pid) if kill_after is None else kill(pid)
+        if code not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"the run ended with {code}:\n{(root / 'log').read_text()}")
+        return code == 0
+
+    return launch
+
+
+def default_model(scheme: str, root: Path, kill_after: float | None) -> bool:
+    """SmolLM2 by the pipeline's own command, for some updates, in processes of their own."""
     keys = ["variant=ultra_fast", "trainer.max_steps=6", "checkpoint.updates=1", f"memory={scheme}"]
     try:
         subprocess.run(
@@ -73,39 +90,3 @@ def _command(scheme: str, root: Path, kill_after: float | None = None) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _whole(model: Path, scheme: str) -> tuple[Result, float]:
-    """The result of a run that nothing interrupts, and its seconds."""
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        arguments = command(model, root, memory=scheme)
-        finish(arguments, root, root / "log")  # measures what later runs find in the cache
-        shutil.rmtree(root / "models")
-        begin = time.perf_counter()
-        finish(arguments, root, root / "log")
-        return result(root), time.perf_counter() - begin
-
-
-def _one_run(
-    model: Path, scheme: str, seconds: float, most: int, draw: random.Random, wanted: Result, found: Kills
-) -> int:
-    """Kills one run until it ends; returns how often."""
-    killed = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        arguments = command(model, root, memory=scheme)
-        while killed < most:
-            pid = start(arguments, root, root / "log")
-            time.sleep(draw.uniform(0, seconds))
-            code = kill(pid)
-            if code == 0:  # it had ended by itself
-                break
-            if code > 0:
-                raise RuntimeError(f"the run ended with {code}:\n{(root / 'log').read_text()}")
-            killed += 1
-        else:
-            finish(arguments, root, root / "log")
-        found.runs += 1
-        found.same += result(root) == wanted and not left_over(root)
-    return killed

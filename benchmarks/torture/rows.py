@@ -13,7 +13,7 @@ from tqdm import tqdm
 from torture.cost import cost
 from torture.faults import FAULTS, faults
 from torture.fuzz import FuzzResult, fuzz
-from torture.kills import kills, kills_of_default_model
+from torture.kills import Kills, default_model, kills, tiny
 from torture.outages import outages
 from torture.soak import soak
 from torture.targets import TARGETS
@@ -51,17 +51,18 @@ QUICK = Amounts(4, 0, dict.fromkeys(FAULTS, 150), 2, 100_000, 20.0, 0)
 
 
 def kill_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
-    found = kills(model, amounts.kills)
-    told = f"{found.kills} kills in {found.runs} runs, {found.same} of which ended the same"
-    return [Finding("SIGKILL at random, tiny model", told, "all", found.same == found.runs, asdict(found))]
+    return [_killed("SIGKILL at random, tiny model", kills(tiny(model), amounts.kills))]
 
 
 def default_model_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
     if not amounts.kills_135m:
         return []
-    found = kills_of_default_model(amounts.kills_135m)
+    return [_killed("SIGKILL at random, SmolLM2-135M", kills(default_model, amounts.kills_135m))]
+
+
+def _killed(test: str, found: Kills) -> Finding:
     told = f"{found.kills} kills in {found.runs} runs, {found.same} of which ended the same"
-    return [Finding("SIGKILL at random, SmolLM2-135M", told, "all", found.same == found.runs, asdict(found))]
+    return Finding(test, told, "all", found.same == found.runs, asdict(found))
 
 
 def fault_rows(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:

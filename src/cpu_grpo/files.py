@@ -38,6 +38,22 @@ def new_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """The same for a file: yields an empty one beside `target`, renamed to it when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target)
+    descriptor, name = tempfile.mkstemp(prefix=_prefix(target), dir=target.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def discard(directory: Path) -> None:
     """Removes a directory such that it is gone, or still whole, at any moment."""
     with suppress(FileNotFoundError):
@@ -60,17 +76,8 @@ def sweep(target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes through a temporary name, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
-    descriptor, partial = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,6 +165,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: it is none; the message ends in `remedy`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): {remedy}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object: {remedy}.")
+    return found
+
+
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """Writes a JSON object with its own hash."""
     write_json(path, sealed(value))
@@ -174,16 +196,19 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is no JSON object, or was altered since.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): run what writes it again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object: run what writes it again.")
+    found = read_object(path, "run what writes it again")
     seal = found.pop("seal", None)
     if seal is not None and seal != _seal(found):
         raise UserError(f"{path} was altered or damaged since it was written: run what writes it again.")
     return found
+
+
+def held_object(path: Path) -> dict[str, Any]:
+    """A JSON object, sealed or not, that can be made again: empty where there is none, or it is damaged."""
+    try:
+        return read_sealed(path)
+    except UserError:
+        return {}
 
 
 def _seal(value: Any) -> str:
@@ -218,6 +243,21 @@ def cache_directory() -> Path:
         RuntimeError: there is no home directory.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpu-grpo"
+
+
+def cached(name: str) -> Path | None:
+    """A file of the cache directory; None where there is no home directory."""
+    try:
+        return cache_directory() / name
+    except RuntimeError:
+        return None
+
+
+def keep_cached(path: Path | None, value: dict[str, Any]) -> None:
+    """Keeps what was measured, with its own hash, for other processes; where it cannot be kept they measure again."""
+    if path:
+        with suppress(OSError):  # a full disk, or a directory that cannot be written
+            write_sealed(path, value)
 
 
 def require_space(directory: Path, needed: int, remedy: str = "") -> None:

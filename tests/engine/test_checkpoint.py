@@ -4,13 +4,11 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig
 from transformers import TrainerCallback
 
-from cpu_grpo import CPUGRPOTrainer, FastOptions, Lean
+from cpu_grpo import CPUGRPOTrainer
 from cpu_grpo.engine.checkpoint import SEAL, Interrupted, damage, newest_whole, numbered
-from cpu_grpo.models.loading import load_model
-from trainers import make
+from trainers import make, with_scheme
 
 TIMES = ("step_time", "rollout/seconds", "rollout/tokens_per_second")
 UPDATES = 7
@@ -29,16 +27,9 @@ class Stop(TrainerCallback):
 
 def trained(scheme, directory, tokenizer, out, resume=None, stop=None, run=None, **changes):
     """The weights and the history of a training in `out`."""
-    model, _ = load_model(directory, torch.float32 if scheme == "full" else torch.bfloat16)
-    options = {"fast": FastOptions("fp32")}
-    changes = {"max_steps": UPDATES, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2} | changes
-    if scheme != "full":
-        changes |= {"gradient_checkpointing": True}
-    if scheme == "lean":
-        options["optimizers"] = (Lean(model.parameters(), 1e-3, seed=1), None)
-    if scheme == "lora":
-        options["peft_config"] = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = make(CPUGRPOTrainer, model, tokenizer, out, options, **changes)
+    model, options, own = with_scheme(scheme, directory)
+    saving = {"max_steps": UPDATES, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    trainer = make(CPUGRPOTrainer, model, tokenizer, out, options, **saving | changes | own)
     if run:
         return run(trainer)
     if stop is not None:

@@ -4,13 +4,11 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig
 from transformers import TrainerCallback
 
-from cpu_grpo import CPUGRPOTrainer, FastOptions, Lean
+from cpu_grpo import CPUGRPOTrainer
 from cpu_grpo.engine.soundness import Diverged
-from cpu_grpo.models.loading import load_model
-from trainers import make
+from trainers import make, with_scheme
 
 UPDATES = 5
 KEPT = ("completion_ids", "advantages", "completion_mask")
@@ -27,16 +25,8 @@ class Watch(TrainerCallback):
 
 
 def trainer_of(scheme, directory, tokenizer, out, **changes):
-    model, _ = load_model(directory, torch.float32 if scheme == "full" else torch.bfloat16)
-    options = {"fast": FastOptions("fp32")}
-    changes = {"max_steps": UPDATES} | changes
-    if scheme != "full":
-        changes |= {"gradient_checkpointing": True}
-    if scheme == "lean":
-        options["optimizers"] = (Lean(model.parameters(), 1e-3, seed=1), None)
-    if scheme == "lora":
-        options["peft_config"] = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = make(CPUGRPOTrainer, model, tokenizer, out, options, **changes)
+    model, options, own = with_scheme(scheme, directory)
+    trainer = make(CPUGRPOTrainer, model, tokenizer, out, options, **{"max_steps": UPDATES} | changes | own)
     trainer.add_callback(watch := Watch())
     return trainer, watch.after
 

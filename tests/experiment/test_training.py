@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,17 +15,11 @@ from cpu_grpo.experiment.training import train_variant, unfinished
 from cpu_grpo.hardware import setup
 from cpu_grpo.models.loading import load_model
 from cpu_grpo.tasks.problems import Problem
+from trainers import untracked
 
 pytestmark = pytest.mark.slow
 
-RUN = SimpleNamespace(
-    run_id="none",
-    last_step=0,
-    tag=lambda *_: None,
-    metrics=lambda *_: None,
-    table=lambda *_: None,
-    artifact=lambda *_: None,
-)
+RUN = untracked()
 
 
 @pytest.mark.parametrize("scheme", ["full", "lean", "lora"])

@@ -14,6 +14,7 @@ from cpu_grpo.experiment.training import train_variant
 from cpu_grpo.experiment.validation import WEIGHTS, Validator
 from cpu_grpo.hardware import setup
 from cpu_grpo.tasks.problems import Problem
+from trainers import untracked
 
 pytestmark = pytest.mark.slow
 
@@ -60,14 +61,7 @@ def train(tiny_directory, tmp_path):
         )
         config.rewards.digits = 1.0
         points = []
-        record = SimpleNamespace(
-            run_id="none",
-            last_step=0,
-            tag=lambda *_: None,
-            table=lambda *_: None,
-            artifact=lambda *_: None,
-            metrics=lambda values, step: points.append((step, values)),
-        )
+        record = untracked(lambda values, step: points.append((step, values)))
         target = tmp_path / "models" / name
         hardware = setup(config.hardware)
         checkpoints = tmp_path / directory

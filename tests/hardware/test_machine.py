@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from cpu_grpo import files
 from cpu_grpo.hardware import __main__ as command
 from cpu_grpo.hardware import machine as module
 from cpu_grpo.hardware import probe
@@ -111,7 +112,7 @@ def test_without_a_home_directory_it_is_just_measured(measured, monkeypatch, tmp
     def nowhere():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(module, "cache_directory", nowhere)
+    monkeypatch.setattr(files, "cache_directory", nowhere)
     assert probe(2).rate("bf16") == 300
     assert len(measured.asked) == 1
     assert not measured.cache.exists()

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 import torch
 
+from cpu_grpo import files
 from cpu_grpo.engine import shape
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.errors import UserError
@@ -17,7 +18,7 @@ JOB = Job(2, 2, 12, 6, micro_batch=4, micro_batch_tokens=256, rows=8, updates=3,
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr(files, "cache_directory", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_without_a_home_directory_they_are_timed_each_time(tiny_model, here, mon
     def none():
         raise RuntimeError
 
-    monkeypatch.setattr(rehearsal, "cache_directory", none)
+    monkeypatch.setattr(files, "cache_directory", none)
     for times in (1, 2):
         rehearsal.rehearse(sizes(tiny_model), JOB, FULL, "fp32", 1)
         assert len(here) == times

@@ -1,7 +1,5 @@
 """What is said of a run's disk is what it takes, and of its checkpoints, how many are made."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from cpu_grpo.config.schema import Checkpoint, Hardware, Memory, Rewards, Train, Trainer, Validation
@@ -14,6 +12,7 @@ from cpu_grpo.hardware import setup
 from cpu_grpo.plan.memory import scheme_of
 from cpu_grpo.plan.saving import checkpoint_count, saving, write_rate
 from cpu_grpo.tasks.problems import Problem
+from trainers import untracked
 
 SHAPE = Shape(8, 10, 2, 1, 4, 16, 100)
 
@@ -45,11 +44,9 @@ def test_a_checkpoint_takes_about_what_is_said(tiny_directory, tmp_path, scheme)
         checkpoint=Checkpoint(updates=1),
     )
     problems = [Problem(f"p{i}", f"{i} + 1 =", str(i + 1), 1, "train") for i in range(8)]
-    none = {name: lambda *_: None for name in ("tag", "metrics", "table", "artifact")}
-    run = SimpleNamespace(run_id="none", last_step=0, **none)
     hardware = setup(config.hardware)
     with Rewarding(config.rewards, tmp_path / "faults") as rewards:
-        inputs = (hardware, tiny_directory, problems, tmp_path / "mine", run, rewards)
+        inputs = (hardware, tiny_directory, problems, tmp_path / "mine", untracked(), rewards)
         train_variant(config, *inputs, checkpoints=tmp_path / "kept")
     (checkpoint,) = (tmp_path / "kept").glob("checkpoint-*")
     names = ("optimizer.pt", "model.safetensors", "adapter_model.safetensors")

@@ -141,12 +141,9 @@ class sentences:
         if isinstance(error, Stopped):
             print(f"stopped: {one_line(str(error))}", file=sys.stderr)
             raise SystemExit(error.code) from None
-        message = None
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            message = explain(error.__cause__) if error.__cause__ else None
-            message = message or _one_sentence(error)
-        elif error is not None:
-            message = explain(error)
+        message = explain(error) if error else None
+        if message is None and isinstance(error, HydraException | OmegaConfBaseException):
+            message = _one_sentence(error)
         if message:
             print(f"error: {one_line(redacted(message))}", file=sys.stderr)
             raise SystemExit(1) from None

@@ -46,7 +46,23 @@ WINDOW = 3  # updates in a row before the warning
 SAMPLES = 16  # completions kept from a sampled update
 
 
-class UpdateLog(TrainerCallback, ExportableState):
+class Kept(TrainerCallback, ExportableState):
+    """A callback that goes on from a checkpoint: subclasses say what it holds of them, as a JSON-like value."""
+
+    def kept(self) -> dict[str, Any]:
+        """What checkpoints hold of it."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """The same as transformers takes it."""
+        return {"args": {}, "attributes": {"kept": json.dumps(self.kept())}}  # as text: columns keep their order
+
+    def held(self, state: Any) -> dict[str, Any]:
+        """What the checkpoint holds of it that a trainer's state is from."""
+        return json.loads(state.stateful_callbacks[type(self).__name__]["attributes"]["kept"])
+
+
+class UpdateLog(Kept):
     """Collects one row an update (`history`) and sample completions (`samples`), and passes them to MLflow.
 
     All of it, and what the run has used so far, is part of checkpoints, and goes on from there.
@@ -69,9 +85,8 @@ class UpdateLog(TrainerCallback, ExportableState):
         """Of training so far, in this process and those whose checkpoints it goes on from."""
         return self._trained + time.perf_counter() - self._begin
 
-    def state(self) -> dict[str, Any]:
-        """What checkpoints keep of this."""
-        kept = {
+    def kept(self) -> dict[str, Any]:
+        return {
             "history": self.history.rows(),
             "samples": self.samples,
             "warned": sorted(self._warned),
@@ -79,7 +94,6 @@ class UpdateLog(TrainerCallback, ExportableState):
             "trained": self.train_seconds,
             "checkpoints": [self.checkpoints, self.checkpoint_seconds],
         }
-        return {"args": {}, "attributes": {"kept": json.dumps(kept)}}  # as text: the columns keep their order
 
     def leave_out(self, seconds: float) -> None:
         """What was just spent on something else than training is not counted as such."""
@@ -98,7 +112,7 @@ class UpdateLog(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
-            kept = json.loads(state.stateful_callbacks[type(self).__name__]["attributes"]["kept"])
+            kept = self.held(state)
             self.history, self.samples = History(kept["history"]), kept["samples"]
             self._warned = set(kept["warned"])
             self._monitor.go_on(kept["used"])

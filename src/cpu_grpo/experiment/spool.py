@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cpu_grpo.files import write_json
+from cpu_grpo.files import held_object, write_json
 from cpu_grpo.workspace.layout import CACHE
 
 SPOOL = CACHE / "tracking"
@@ -220,10 +220,8 @@ def _head(directory: Path) -> Record:
 
 
 def _state(directory: Path) -> Record:
-    try:
-        return _object((directory / STATE).read_bytes())
-    except OSError:  # nothing was sent yet
-        return {}
+    """Empty as long as nothing was sent."""
+    return held_object(directory / STATE)
 
 
 def _object(text: bytes) -> Record:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 from contextlib import suppress
 from functools import cached_property
@@ -14,7 +13,7 @@ import psutil
 
 from cpu_grpo.experiment.delivery import Begun, Point
 from cpu_grpo.experiment.spool import LOCAL, Journal, Record
-from cpu_grpo.files import new_directory
+from cpu_grpo.files import new_file
 
 SQLITE = "sqlite:///"
 TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
@@ -193,11 +192,8 @@ def _make_database(file: Path) -> None:
     """Whole or not at all: MLflow cannot open one whose tables were only made in part."""
     from mlflow import MlflowClient
 
-    with new_directory(file.with_name(f"{file.name}-making")) as directory:
-        MlflowClient(f"{SQLITE}{(directory / file.name).absolute().as_posix()}").search_experiments(max_results=1)
-        with suppress(OSError):  # where open files cannot be moved, MLflow makes it in place
-            (directory / file.name).rename(file)
-    shutil.rmtree(file.with_name(f"{file.name}-making"), ignore_errors=True)
+    with suppress(OSError), new_file(file) as partial:  # where open files cannot be moved, MLflow makes it in place
+        MlflowClient(f"{SQLITE}{partial.absolute().as_posix()}").search_experiments(max_results=1)
 
 
 def _lock() -> Any:

@@ -1,6 +1,5 @@
 """Validation on the way: how well the model answers problems that it never learns from, as training goes on."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +9,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.candidate import candidate
 from cpu_grpo.experiment.evaluation import accuracies, answer_all, encoded
-from cpu_grpo.experiment.progress import UpdateLog
+from cpu_grpo.experiment.progress import Kept, UpdateLog
 from cpu_grpo.experiment.tracking import warn
-from cpu_grpo.files import sha256
+from cpu_grpo.files import new_file, sha256
 from cpu_grpo.tasks.problems import Problem, of_split
 
 WEIGHTS = "best.safetensors"
@@ -40,7 +37,7 @@ class Best:
     sha256: str = ""
 
 
-class Validator(TrainerCallback, ExportableState):
+class Validator(Kept):
     """Validates a run every so many updates, keeps its best weights where asked, and ends it where nothing gets better.
 
     It draws no random numbers and changes no weights: a run learns the same with it. All of it is part of checkpoints.
@@ -74,14 +71,12 @@ class Validator(TrainerCallback, ExportableState):
         self._trainer = trainer
         trainer.after_update = self._after_update
 
-    def state(self) -> dict[str, Any]:
-        """What checkpoints keep of this."""
-        kept = {"best": vars(self.best), "seconds": self.seconds}
-        return {"args": {}, "attributes": {"kept": json.dumps(kept)}}
+    def kept(self) -> dict[str, Any]:
+        return {"best": vars(self.best), "seconds": self.seconds}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
-            kept = json.loads(state.stateful_callbacks[type(self).__name__]["attributes"]["kept"])
+            kept = self.held(state)
             self.best, self.seconds = Best(**kept["best"]), kept["seconds"]
             control.should_training_stop = self._enough()
 
@@ -149,15 +144,9 @@ class Validator(TrainerCallback, ExportableState):
 
     def _keep(self) -> str:
         """Writes the weights that are trained; returns the file's hash."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
-        try:
+        with new_file(self._file) as partial:
             save_file({name: p.detach().contiguous() for name, p in _trained(self._trainer).items()}, partial)
-            found = sha256(partial)
-            partial.replace(self._file)
-        finally:
-            partial.unlink(missing_ok=True)
-        return found
+        return sha256(self._file)
 
     def _enough(self) -> bool:
         return 0 < self._settings.patience <= self.best.since

@@ -1,6 +1,5 @@
 """The probe: what this machine is and how fast, measured once and kept in the user's cache directory."""
 
-import json
 import os
 import platform
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cpu_grpo.files import cache_directory, fingerprint, write_json
+from cpu_grpo.files import cached, fingerprint, held_object, keep_cached
 from cpu_grpo.hardware.cores import Cores, count_cores
 from cpu_grpo.hardware.cpu import cpu_flags, cpu_name, instructions
 from cpu_grpo.hardware.memory import release_memory
@@ -90,11 +89,11 @@ def probe(threads: int = 0, fresh: bool = False, root: Path = Path("/")) -> Mach
         root: where the system's `proc` and `sys` are.
     """
     facts = _facts(threads, root)
-    file = _file(threads, root)
+    file = cached(f"machine-{fingerprint([VERSION, conditions(threads, root)])}.json")
     figures = _read(file) if file and not fresh else None
     machine = Machine(**facts, **(figures or _measure(facts["threads"], facts["cores"])))
-    if file and not figures and machine.undisturbed:
-        _keep(machine, file)
+    if not figures and machine.undisturbed:
+        keep_cached(file, asdict(machine))
     return machine
 
 
@@ -111,33 +110,18 @@ def _facts(threads: int, root: Path) -> dict[str, Any]:
     return facts | {"cores": cores, "threads": threads or cores.usable}
 
 
-def _file(threads: int, root: Path) -> Path | None:
-    """Where figures of these conditions are kept; None without a home directory."""
-    try:
-        return cache_directory() / f"machine-{fingerprint([VERSION, conditions(threads, root)])}.json"
-    except RuntimeError:
-        return None
-
-
 def _read(file: Path) -> dict[str, Any] | None:
     """The figures in a file; None without one, or where it is damaged."""
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = held_object(file)
         rates = tuple(Rate(**rate) for rate in held["rates"])
         whole = [(rate.precision, rate.rows, rate.size) for rate in rates] == products()
         read, share, measured = held["read_gb_per_second"], held["cpu_share"], held["measured"]
         if not whole or min(read, share, *(rate.gflops for rate in rates)) <= 0:
             return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return None
     return {"rates": rates, "read_gb_per_second": read, "cpu_share": share, "measured": measured}
-
-
-def _keep(machine: Machine, file: Path) -> None:
-    try:
-        write_json(file, asdict(machine))
-    except OSError:  # a full disk, or a home directory that cannot be written: the next run measures again
-        return
 
 
 def _measure(threads: int, cores: Cores) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 Nothing here runs or unpickles what a directory holds; of weights, the headers alone are read.
 """
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from cpu_grpo import files
 from cpu_grpo.errors import UserError
 from cpu_grpo.text import one_line, shown
 
@@ -53,13 +53,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise UserError(f"{path} has {size / 1e9:.1f} GB, far more than a model's: fetch the model again.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): fetch the model again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: fetch the model again.")
-    return found
+    return files.read_object(path, "fetch the model again")
 
 
 def weight_files(directory: Path) -> list[Path]:

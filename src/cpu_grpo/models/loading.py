@@ -1,6 +1,5 @@
 """Reading a model directory that has been checked: what it is, and its parts in memory."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import fingerprint, sha256
+from cpu_grpo.files import fingerprint, held_object, sha256
 from cpu_grpo.models.checking import check_loadable, reason
 
 RECORD = "source.json"
@@ -16,11 +15,7 @@ RECORD = "source.json"
 
 def model_record(directory: Path) -> dict[str, Any]:
     """What source.json says; empty where there is none, or where it is damaged."""
-    try:
-        found = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return held_object(directory / RECORD)
 
 
 def weights_hash(directory: Path) -> str:

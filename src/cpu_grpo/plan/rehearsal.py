@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import cache_directory, fingerprint, read_sealed, sha256, write_sealed
+from cpu_grpo.files import cached, fingerprint, held_object, keep_cached, sha256
 from cpu_grpo.hardware import DTYPES, conditions, keep_memory
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import Scheme
@@ -85,22 +86,16 @@ def rehearse(shape: Shape, job: Job, scheme: Scheme, precision: str, threads: in
         "threads": threads,
     }
     kept = _cache(task)
-    try:
-        if kept:
-            return _costs(read_sealed(kept))
-    except (UserError, TypeError):  # there are none, or they are damaged
-        pass
+    if kept:
+        with suppress(TypeError):  # there are none, or they are damaged
+            return _costs(held_object(kept))
     command = [sys.executable, "-m", "cpu_grpo.plan.rehearsal", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
         raise UserError(f"The pieces of an update could not be timed ({said}): free some memory and try again.")
     found = json.loads(done.stdout.splitlines()[-1])
-    try:
-        if kept:
-            write_sealed(kept, found)
-    except OSError:  # a full disk, or a directory that cannot be written: the next run measures again
-        pass
+    keep_cached(kept, found)
     return _costs(found)
 
 
@@ -126,10 +121,7 @@ def _cache(task: dict[str, Any]) -> Path | None:
     package = Path(__file__).parents[1]
     sources = [path for name in TIMED for path in _files(package / name)]
     code = {path.relative_to(package).as_posix(): sha256(path) for path in sources}
-    try:
-        return cache_directory() / f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json"
-    except RuntimeError:
-        return None
+    return cached(f"costs-{fingerprint([task, code, conditions(task['threads'])])}.json")
 
 
 def _files(path: Path) -> list[Path]:

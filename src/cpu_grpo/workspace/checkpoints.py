@@ -10,7 +10,7 @@ from typing import Any
 
 from cpu_grpo.config.schema import Train
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import discard, fingerprint, flatten, sha256, sweep, write_json
+from cpu_grpo.files import discard, fingerprint, flatten, held_object, sha256, sweep, write_json
 from cpu_grpo.workspace.layout import CACHE
 
 RECORD = "run.json"
@@ -131,11 +131,8 @@ def checkpoints_of(config: Train, target: Path, model_hash: str, data_hash: str,
 
 
 def _record(directory: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("identity"), dict) else {}
+    found = held_object(directory / RECORD)
+    return found if isinstance(found.get("identity"), dict) else {}
 
 
 def _code() -> str:

@@ -1,6 +1,5 @@
 """The task's problems on disk: drawn once for a configuration, found again afterwards."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from cpu_grpo.config.schema import Shared
 from cpu_grpo.engine.prefix import common_prefix
 from cpu_grpo.errors import UserError
-from cpu_grpo.files import fingerprint, new_directory, sha256, write_json
+from cpu_grpo.files import fingerprint, held_object, new_directory, sha256, write_json
 from cpu_grpo.models.loading import load_tokenizer
 from cpu_grpo.tasks.card import data_card
 from cpu_grpo.tasks.problems import Problem, of_split, write_problems
@@ -68,11 +67,7 @@ def _cached_data(config: Shared) -> Path:
 
 def _card(directory: Path) -> dict[str, Any]:
     """Empty where there is none, or where it is damaged."""
-    try:
-        found = json.loads((directory / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return held_object(directory / "card.json")
 
 
 def _whole(directory: Path) -> bool:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cpu_grpo import files
 from cpu_grpo.engine.kernels import choices as module
 from cpu_grpo.engine.kernels.choices import chosen
 
@@ -67,7 +68,7 @@ def test_without_a_home_directory_it_is_measured(alone, share, monkeypatch):
         raise RuntimeError
 
     share(1.0)
-    monkeypatch.setattr(module, "cache_directory", none)
+    monkeypatch.setattr(files, "cache_directory", none)
     assert chosen("a", lambda: True)
 
 

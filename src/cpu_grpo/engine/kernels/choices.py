@@ -6,14 +6,13 @@ those that their run has made.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from cpu_grpo.files import cache_directory, fingerprint, sha256, write_json
+from cpu_grpo.files import cached, fingerprint, held_object, keep_cached, sha256
 from cpu_grpo.hardware import UNDISTURBED, conditions
 
 ATTEMPTS = 5  # to be that lucky
@@ -34,36 +33,16 @@ def chosen(name: str, measure: Callable[[], bool]) -> bool:
 
 
 def _kept_or_measured(name: str, measure: Callable[[], bool]) -> bool:
-    file = _file(name)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))["taken"] if file else None
-        if isinstance(found, bool):
-            return found
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
-        pass
+    code = [sha256(Path(__file__).with_name(source)) for source in MEASURED]
+    file = cached(f"choice-{fingerprint([name, code, conditions(torch.get_num_threads())])}.json")
+    found = held_object(file).get("taken") if file else None
+    if isinstance(found, bool):
+        return found
     for _ in range(ATTEMPTS):
         wall, cpu = time.perf_counter(), time.process_time()
         taken = measure()
         share = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
         if share >= UNDISTURBED:
-            _keep(file, taken)
+            keep_cached(file, {"taken": taken})
             break
     return taken
-
-
-def _file(name: str) -> Path | None:
-    """Where a choice is kept; None without a home directory."""
-    code = [sha256(Path(__file__).with_name(source)) for source in MEASURED]
-    key = [name, code, conditions(torch.get_num_threads())]
-    try:
-        return cache_directory() / f"choice-{fingerprint(key)}.json"
-    except RuntimeError:
-        return None
-
-
-def _keep(file: Path | None, taken: bool) -> None:
-    try:
-        if file:
-            write_json(file, {"taken": taken})
-    except OSError:  # a full disk, or a directory that cannot be written: the next process measures again
-        return
