@@ -25,8 +25,10 @@ study: $(READY) ## answer a question by many runs: make study NAME=progressive B
 	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS)
 	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
 
+# Two at a time, most of them starting processes that import for seconds; threads that wait leave the cores to others.
+test: export OMP_WAIT_POLICY = passive
 test: $(READY) ## run the tests; make test FAST=1 runs those that take no time, within two minutes
-	"$(BIN)/python" -m pytest $(if $(FAST),-m "not slow")
+	"$(BIN)/python" -m pytest --numprocesses 2 $(if $(FAST),-m "not slow")
 
 bench: $(READY) ## measure speed against stock TRL and others: hours; leave the machine alone meanwhile
 	"$(BIN)/python" benchmarks/run.py

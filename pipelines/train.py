@@ -38,7 +38,8 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
             for sentence in kept.look_around():
                 print(f"notice: {sentence}")
             config = kept.fitted(config)
-            hardware = setup(replace(config.hardware, precision=kept.precision or config.hardware.precision))
+            if kept.precision not in ("", hardware.precision):  # the checkpoint's, whatever was measured now
+                hardware = setup(replace(config.hardware, precision=kept.precision))
             config, needs = settled(config, hardware)
             plan = foresee(needs, hardware) if needs else None
             if plan:

@@ -275,5 +275,5 @@ def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(workspace, tiny_
     with pytest.raises(SystemExit) as stopped:
         launch(stage)
     assert stopped.value.code == 1
-    assert "error: No space is left on the disk while writing" in capsys.readouterr().err
+    assert "error: No space is left on the disk (models/.base." in capsys.readouterr().err
     assert list((workspace / "models").iterdir()) == []

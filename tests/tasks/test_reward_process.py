@@ -196,7 +196,11 @@ def test_a_hang_ends_in_time_and_the_next_call_works(own, body):
 @pytest.mark.parametrize("detached", [False, True])
 def test_a_hang_is_over_though_a_child_of_it_lives_on(own, detached):
     # The child has inherited the pipe that answers come through, so that it does not close.
-    child = "if os.fork() == 0:\n        " + ("os.setsid()\n        " if detached else "") + "time.sleep(20)\n    "
+    child = (
+        "if os.fork() == 0:\n        "
+        + ("os.setsid()\n        " if detached else "")
+        + "time.sleep(20); os._exit(0)\n    "
+    )
     with RewardProcess(own(f=f"{child}while True: pass")) as process:
         begin = time.monotonic()
         assert of_two(process, "f", 0.3).kind == "hang"
