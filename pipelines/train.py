@@ -9,6 +9,7 @@ from cpu_grpo.files import fingerprint, sha256
 from cpu_grpo.hardware import setup
 from cpu_grpo.models.integrity import intact_hash
 from cpu_grpo.plan.foresight import foresee, settled
+from cpu_grpo.tasks.judge import grader_of
 from cpu_grpo.tasks.problems import read_problems
 from cpu_grpo.workspace.checkpoints import checkpoints_of
 from cpu_grpo.workspace.layout import Layout
@@ -32,7 +33,7 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     model_hash, data_hash = intact_hash(start), fingerprint(sha256(data))
     target = layout.model(config.name)
     # Complains of reward code before a run is recorded.
-    with Rewarding(config.rewards, layout.reward_faults(config.name)) as rewards:
+    with Rewarding(config.rewards, grader_of(config.task), layout.reward_faults(config.name)) as rewards:
         kept = checkpoints_of(config, target, model_hash, data_hash, rewards.code)
         with kept.held():
             for sentence in kept.look_around():

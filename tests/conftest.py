@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import save_tiny, tiny_config, tiny_tokenizer
 
 from cpu_grpo.engine.kernels import build
 from cpu_grpo.hardware import DTYPES
 
 ROOT = Path(__file__).parents[1]
+settings.register_profile("untimed", deadline=None)  # machines are shared
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,9 @@ from cpu_grpo.config.schema import Pipeline, Task, Train, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import rows_of
 from cpu_grpo.models.gguf_header import Malformed, read_header
-from cpu_grpo.tasks.answers import EXTRACTORS, MAX_TEXT, is_number, number, same
+from cpu_grpo.tasks.answers.grader import KINDS, SLOW, Grader
+from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT
+from cpu_grpo.tasks.answers.number import is_number, number
 from cpu_grpo.tasks.problems import problem_from_row
 from cpu_grpo.tasks.rewards import COMPONENTS, correct
 from cpu_grpo.text import one_line
@@ -39,6 +41,16 @@ AFTER = ["", ".", "!", " apples", " apples.", "%", ")", "\n", " </b>", "*", " \u
 HIDDEN = ["\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u202e", "\u0301", "\ufe0f\u20e3"]
 SIMPLE = [None, True, 0, -1, 7, 10**30, 10**900, 1.5, float("nan"), float("inf"), "", "5", " ", "test", "train"]
 FOREIGN = ["\u0665", "\u00b2", "\u00bd", "\uff15", "\u2167", "\u0be7", "\u2075", "\u3007", "\u207b\u00b2", "\u066b5"]
+
+
+ANSWERS = {
+    "number": ["5", "-3/4", "1,234", "3 1/2", "1.5 million", "2e3", "$0.5"],
+    "text": ["Paris", "yes", "New York", "no", "the Moon", "12:30", "\u00c9mile Zola"],
+    "choice": list("ABCDEFGHIJ"),
+    "regex": ["x", "y1", "No", "ab c"],
+}
+MARKED = {"####": "#### {}", "boxed": "\\boxed{{{}}}", "answer is": "The answer is {}"}
+NUMBERS = Grader()
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,9 @@ def disguised(random: Random, digits: str) -> str:
     """A number that ends or begins in `digits` and is another."""
     other, hidden = str(random.randrange(101, 1000)), "".join(random.choices(HIDDEN, k=random.randrange(1, 4)))
     return random.choice([
+        f"{digits} {other}/{other}9",
+        f"{digits}:{other}",
+        f"{digits}.5 million",
         other + hidden + digits,
         digits + hidden + other,
         digits + random.choice(FOREIGN),
@@ -122,7 +137,7 @@ def extraction(random: Random) -> str:
 
 
 def told(completion: str, reference: str, wanted: int) -> str:
-    found = correct(completion, reference)
+    found = correct(completion, [reference], NUMBERS)
     return "" if found == wanted else f"correct is {found} for {completion[-80:]!r} and {reference!r}"
 
 
@@ -130,16 +145,34 @@ def rewards(random: Random) -> str:
     """Every component of any text is a number between 0 and 1, and all of them agree on what is right."""
     completion = noise(random) + random.choice(BETWEEN) + noise(random) + random.choice(AFTER)
     answer = random.choice([noise(random, 3), spelled(random, value(random))])
-    found = {name: component(completion, answer) for name, component in COMPONENTS.items()}
-    for name, extract in EXTRACTORS.items():
-        text = extract(completion)
+    found = {name: component(completion, [answer], NUMBERS) for name, component in COMPONENTS.items()}
+    for name, text in (("strict", NUMBERS.strict(completion)), ("flexible", NUMBERS.flexible(completion))):
         if text is not None and number(text) is None and len(text) < 40:
             return f"{name} took {text!r} for a number"
     if not all(isfinite(reward) and 0 <= reward <= 1 for reward in found.values()):
         return f"{found} for {completion[-80:]!r}"
     if is_number(answer) and (found["correct"] == 1) != (found["closeness"] == 1):
         return f"{found} disagree for {completion[-80:]!r} and {answer[:80]!r}"
-    return "" if same(answer, completion) == same(completion, answer) else f"{answer[:80]!r} is not symmetric"
+    both = {NUMBERS.same(answer, [completion]), NUMBERS.same(completion, [answer])}
+    return "" if len(both) == 1 else f"{answer[:80]!r} is not symmetric"
+
+
+def kinds(random: Random) -> str:
+    """Whatever kind of answer is asked for, a completion that ends in one behind a mark is right, and another wrong."""
+    kind = random.choice([kind for kind in KINDS if kind not in SLOW])
+    grader = Grader(kind, tuple(random.sample(MARKS, random.randrange(1, 4))))
+    completion = noise(random) + random.choice(BETWEEN) + noise(random)
+    for found in (grader.strict(completion), grader.flexible(completion)):
+        grader.same(found, [noise(random, 3), completion])
+    grader.well_formed(completion)
+    grader.flaw(completion)
+    right, wrong = random.sample(ANSWERS[kind], 2)
+    mark = random.choice(grader.marks)
+    text = completion + "\n" + MARKED[mark].format(right)
+    for name, found in (("strict", grader.strict(text)), ("flexible", grader.flexible(text))):
+        if grader.same(found, [wrong]) or not grader.same(found, [wrong, right]):
+            return f"{kind}, {name}: took {found!r} from {text[-80:]!r}, where {right!r} is right"
+    return ""
 
 
 def some_json(random: Random, depth: int = 3) -> Any:
@@ -191,7 +224,7 @@ def jsonl(random: Random) -> str:
     data = random.choice([b"", b"", b"", b"\xef\xbb\xbf", b"\xff\xfe", b"["]) + damaged(random, data)
     try:
         for line, fields in rows_of(io.BytesIO(data), "f.jsonl"):
-            problem = problem_from_row(fields, f"f.jsonl, line {line}", f"f:{line}")
+            problem = problem_from_row(fields, f"f.jsonl, line {line}", f"f:{line}", NUMBERS.flaw)
             json.dumps(asdict(problem), ensure_ascii=False).encode()
             if not is_number(problem.answer):
                 return f"{problem.answer!r} is no number"
@@ -313,6 +346,7 @@ TARGETS = {
     for target in (
         Target("extraction", extraction),
         Target("rewards", rewards),
+        Target("kinds", kinds),
         Target("jsonl", jsonl),
         Target("gguf", gguf),
         Target("config", config, every=100),

@@ -32,7 +32,7 @@ def measure(task: Json) -> Json:
     model, tokenizer = load(task)
     problems, sums = read_problems(Path(task["problems"])), one_digit_sums()
     exam = Exam(model, tokenizer, of_split(problems, "validation"), sums, task)
-    rows = [{"prompt": prompt(p, sums, tokenizer), "answer": p.answer} for p in of_split(problems, "train")]
+    rows = [{"prompt": prompt(p, sums, tokenizer), "accepted": p.accepted} for p in of_split(problems, "train")]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(task, model, tokenizer, rows, scratch, exam.callback())
         trainer.remove_callback(PrinterCallback)
@@ -77,7 +77,7 @@ class Exam:
         from cpu_grpo.engine.decoder import decoder
         from cpu_grpo.engine.prefix import common_prefix
         from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
-        from cpu_grpo.tasks.answers import flexible, same
+        from cpu_grpo.tasks.answers.grader import Grader
         from cpu_grpo.tasks.prompts import prompt, prompt_ids
 
         start = time.time()
@@ -88,7 +88,8 @@ class Exam:
         ready = packed(decoder(self.model), self.precision, 128)
         groups = generate(ready, [Request(ids) for ids in asked], Sampling(temperature=0), TOKENS, self.ends, seed=0)
         texts = [self.tokenizer.decode(group[0].ids, skip_special_tokens=True) for group in groups]
-        self.right.append(sum(same(flexible(t), p.answer) for t, p in zip(texts, self.problems, strict=True)))
+        grader, graded = Grader(), zip(texts, self.problems, strict=True)
+        self.right.append(sum(grader.same(grader.flexible(text), problem.accepted) for text, problem in graded))
         self.evaluation_seconds += time.time() - start
 
     def callback(self) -> Any:

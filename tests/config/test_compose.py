@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from cpu_grpo.config.compose import compose_pipeline, compose_study, launch, load_params, one_variant, typed
 from cpu_grpo.config.schema import Model, Pipeline, Task, Train, Variant
 from cpu_grpo.errors import UserError
-from cpu_grpo.tasks.answers import strict
+from cpu_grpo.tasks.answers.grader import Grader
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -90,7 +90,7 @@ def test_the_eight_examples_calculate_rightly_and_end_as_asked():
     for example in task.examples:
         sums = re.findall(r"([\d /*+-]+\d) = \$?(\d+)", example.answer)
         assert sums and all(eval(left) == int(right) for left, right in sums)
-        assert strict(example.answer) == sums[-1][1]
+        assert Grader().strict(example.answer) == sums[-1][1]
 
 
 def test_a_job_of_hydra_may_compose_a_study():

@@ -13,12 +13,12 @@ from cpu_grpo.experiment.evaluation import (
     answer_all,
     encoded,
     held_out,
-    mark,
+    mark_all,
     sample_all,
     sampled_accuracies,
 )
 from cpu_grpo.experiment.statistics import wilson
-from cpu_grpo.tasks.answers import flexible
+from cpu_grpo.tasks.answers.grader import Grader
 from cpu_grpo.tasks.problems import Problem
 
 
@@ -87,19 +87,18 @@ def test_a_model_that_the_engine_does_not_know_is_evaluated_with_a_warning(confi
 def test_marking(tiny_model, tokenizer, text, strict, flexible, clipped):
     ids = tokenizer(text)["input_ids"]
     for headline in ("strict", "flexible"):
-        result = mark(Problem("p", "2 + 5 =", "7"), "asked", ids, tokenizer, {tokenizer.eos_token_id}, headline)
+        answering = candidate(tiny_model, tokenizer, "fp32", 4)
+        (result,) = mark_all(Task(extraction=headline), [Problem("p", "2 + 5 =", "7")], ["asked"], [ids], answering)
         assert (result.strict_right, result.flexible_right, result.clipped) == (strict, flexible, clipped)
         assert result.right == (strict if headline == "strict" else flexible)
         assert "<|im_end|>" not in result.completion
 
 
-def test_accuracies_count_each_extraction(tokenizer):
-    ends = {tokenizer.eos_token_id}
+def test_accuracies_count_each_extraction(tiny_model, tokenizer):
     texts = ["#### 7", "7", "8", "#### 7 of 9"]
-    results = [
-        mark(Problem(str(i), "q", "7"), "", tokenizer(text)["input_ids"], tokenizer, ends, "strict")
-        for i, text in enumerate(texts)
-    ]
+    asked = [Problem(str(i), "q", "7") for i in range(4)]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    results = mark_all(Task(extraction="strict"), asked, [""] * 4, ids, candidate(tiny_model, tokenizer, "fp32", 4))
     figures = accuracies(results, "strict")
     assert (figures["n"], figures["accuracy"], figures["strict_accuracy"], figures["flexible_accuracy"]) == (
         4,
@@ -130,7 +129,7 @@ def test_at_no_temperature_to_speak_of_every_sample_is_the_greedy_one(config, ti
     config.evaluation.samples, config.evaluation.temperature = 2, 1e-3
     asked = problems()
     greedy_completions = [result.completion for result in ask(answer_all, config, tiny_model, tokenizer, asked)]
-    answers = [flexible(completion) for completion in greedy_completions]
+    answers = [Grader().flexible(completion) for completion in greedy_completions]
     asked = [replace(p, answer=answer or "none") for p, answer in zip(asked, answers, strict=True)]
     asked[0] = replace(asked[0], answer="123456")  # wrong, whatever the model says
     expected = [result.right for result in ask(answer_all, config, tiny_model, tokenizer, asked)]

@@ -11,6 +11,7 @@ from cpu_grpo.config.schema import Rewards
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.faults import KEPT, LATEST, TEXT, Faults
 from cpu_grpo.experiment.rewarding import Rewarding
+from cpu_grpo.tasks.answers.grader import Grader
 from cpu_grpo.tasks.reward_process import Fault
 from cpu_grpo.tasks.rewards import reward_functions
 
@@ -31,7 +32,7 @@ def rewarding(tmp_path, monkeypatch):
             f"def each(text):\n{lines}\ndef mine(completions, **others): return [each(text) for text in completions]\n"
         )
         Path("code.py").write_text(HEAD + each)
-        return Rewarding(Rewards(custom="code.py:mine", seconds=seconds, faults=faults), PATH)
+        return Rewarding(Rewards(custom="code.py:mine", seconds=seconds, faults=faults), Grader(), PATH)
 
     return make
 
@@ -49,17 +50,17 @@ def kept():
 
 def test_functions_carry_names_and_weights_in_one_order(tmp_path):
     custom = ["code.py:shape", "package.module:brevity"]
-    found = Rewarding(Rewards(format=0.1, digits=0.5, custom=custom, custom_weights=[2.0, 0.0]), PATH)
+    found = Rewarding(Rewards(format=0.1, digits=0.5, custom=custom, custom_weights=[2.0, 0.0]), Grader(), PATH)
     assert [function.__name__ for function in found.functions] == ["correct", "format", "digits", "shape", "brevity"]
     assert found.weights == [1.0, 0.1, 0.5, 2.0, 0.0]
-    assert Rewarding(Rewards(correct=0.0, custom=custom), PATH).weights == [0.0, 0.0, 1.0, 1.0]
+    assert Rewarding(Rewards(correct=0.0, custom=custom), Grader(), PATH).weights == [0.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("wrap", [str, lambda text: [{"role": "assistant", "content": text}]], ids=["plain", "message"])
 def test_components_of_ours_are_what_they_are_in_process(tmp_path, wrap):
     config = Rewards(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     columns = {"completions": [wrap("First 12 / 7 ####  5"), wrap("so 5"), wrap("")], "answer": ["5", "6", "7"]}
-    with Rewarding(config, tmp_path / "faults.jsonl") as rewards:
+    with Rewarding(config, Grader(), tmp_path / "faults.jsonl") as rewards:
         plain, weights = reward_functions(config)
         assert rewards.weights == weights
         for guarded, function in zip(rewards.functions, plain, strict=True):
@@ -200,7 +201,7 @@ def test_a_new_run_forgets_what_an_old_one_kept(faults):
 @pytest.mark.parametrize("name", ["reward", "loss", "step", "correct", "prompt"])
 def test_a_function_named_as_a_column_is_refused(name):
     with pytest.raises(UserError, match=rf"rewards\.custom=code\.py:{name}: a column of the results is called {name}"):
-        Rewarding(Rewards(custom=f"code.py:{name}"), PATH)
+        Rewarding(Rewards(custom=f"code.py:{name}"), Grader(), PATH)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -14,6 +14,7 @@ from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.training import train_variant, unfinished
 from cpu_grpo.hardware import setup
 from cpu_grpo.models.loading import load_model
+from cpu_grpo.tasks.judge import grader_of
 from cpu_grpo.tasks.problems import Problem
 from trainers import untracked
 
@@ -38,7 +39,7 @@ def test_what_was_learnt_when_memory_ran_out_can_be_gone_on_from(tiny_directory,
     target = tmp_path / "models" / "mine"
     with (
         pytest.raises(UserError, match=r"Memory ran out in update 2 \(no room\).*init_from=.*mine-unfinished"),
-        Rewarding(config.rewards, tmp_path / "faults.jsonl") as rewards,
+        Rewarding(config.rewards, grader_of(config.task), tmp_path / "faults.jsonl") as rewards,
     ):
         train_variant(config, setup(config.hardware), tiny_directory, problems, target, RUN, rewards)
     assert not target.exists()
@@ -64,7 +65,10 @@ def test_a_run_whose_numbers_stay_bad_ends_with_advice(tiny_directory, tmp_path,
     problems = [Problem(f"p{i}", f"{i} + 1 =", str(i + 1), 1, "train") for i in range(8)]
     target = tmp_path / "models" / "mine"
     advice = r"Update 3 is skipped.*diverged. Lower trainer.learning_rate \(now 1e-05\)"
-    with Rewarding(config.rewards, tmp_path / "faults") as rewards, pytest.raises(UserError, match=advice):
+    with (
+        Rewarding(config.rewards, grader_of(config.task), tmp_path / "faults") as rewards,
+        pytest.raises(UserError, match=advice),
+    ):
         train_variant(config, setup(config.hardware), tiny_directory, problems, target, RUN, rewards)
     kept = {path.name for path in target.with_name("mine-bad-batches").iterdir()}
     assert kept == {"update-1.pt", "update-2.pt", "update-3.pt"}
@@ -99,7 +103,7 @@ def test_a_run_that_its_rewards_have_ended_goes_on_once_more_is_allowed(tiny_dir
     def train(faults, checkpoints):
         settings = {"memory": Memory(scheme=scheme), "trainer": trainer, "hardware": Hardware("fp32", 1)}
         config = Train(name="mine", rewards=Rewards(custom="mine.py:brevity", faults=faults), **settings)
-        with Rewarding(config.rewards, Path("faults.jsonl")) as rewards:
+        with Rewarding(config.rewards, grader_of(config.task), Path("faults.jsonl")) as rewards:
             inputs = (setup(config.hardware), tiny_directory, problems, Path(checkpoints) / "mine", RUN, rewards)
             return train_variant(config, *inputs, checkpoints=Path(checkpoints))
 

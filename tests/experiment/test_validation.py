@@ -13,6 +13,7 @@ from cpu_grpo.experiment.statistics import wilson
 from cpu_grpo.experiment.training import train_variant
 from cpu_grpo.experiment.validation import WEIGHTS, Validator
 from cpu_grpo.hardware import setup
+from cpu_grpo.tasks.judge import grader_of
 from cpu_grpo.tasks.problems import Problem
 from trainers import untracked
 
@@ -65,7 +66,7 @@ def train(tiny_directory, tmp_path):
         target = tmp_path / "models" / name
         hardware = setup(config.hardware)
         checkpoints = tmp_path / directory
-        with Rewarding(config.rewards, tmp_path / "faults") as rewards:
+        with Rewarding(config.rewards, grader_of(config.task), tmp_path / "faults") as rewards:
             inputs = (hardware, tiny_directory, given, target, record, rewards)
             trained = train_variant(config, *inputs, checkpoints=checkpoints)
         return SimpleNamespace(

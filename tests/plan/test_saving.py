@@ -11,6 +11,7 @@ from cpu_grpo.files import require_space
 from cpu_grpo.hardware import setup
 from cpu_grpo.plan.memory import scheme_of
 from cpu_grpo.plan.saving import checkpoint_count, saving, write_rate
+from cpu_grpo.tasks.judge import grader_of
 from cpu_grpo.tasks.problems import Problem
 from trainers import untracked
 
@@ -45,7 +46,7 @@ def test_a_checkpoint_takes_about_what_is_said(tiny_directory, tmp_path, scheme)
     )
     problems = [Problem(f"p{i}", f"{i} + 1 =", str(i + 1), 1, "train") for i in range(8)]
     hardware = setup(config.hardware)
-    with Rewarding(config.rewards, tmp_path / "faults") as rewards:
+    with Rewarding(config.rewards, grader_of(config.task), tmp_path / "faults") as rewards:
         inputs = (hardware, tiny_directory, problems, tmp_path / "mine", untracked(), rewards)
         train_variant(config, *inputs, checkpoints=tmp_path / "kept")
     (checkpoint,) = (tmp_path / "kept").glob("checkpoint-*")

@@ -31,6 +31,7 @@ DRAWN = Drawn(
 def test_card_by_hand():
     assert data_card(Task(name="mixed"), DRAWN, words) == {
         "task": "mixed",
+        "answers": "number",
         "left_out": {"prompt_too_long": 4, "repeated_question": 2},
         "splits": {
             "train": {

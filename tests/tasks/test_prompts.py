@@ -46,3 +46,37 @@ def test_all_prompts_of_a_task_begin_with_the_same_tokens(tokenizer):
     )
     before, _, _ = one.rpartition("1 + 1 =")
     assert before.endswith("4 - 1 = 3<|im_end|>\n<|im_start|>user\n") and other.startswith(before)
+
+
+# System prompts, templates and conversations
+
+
+def test_a_system_prompt_comes_first(tokenizer, plain):
+    task = Task(system="Be brief.", examples=EXAMPLES[:1])
+    tokenizer.chat_template = "some"
+    turns = prompt(PROBLEM, task, tokenizer)
+    assert turns[0] == {"role": "system", "content": "Be brief."} and [turn["role"] for turn in turns[1:]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+    tokenizer.chat_template = None
+    assert prompt(PROBLEM, task, tokenizer).startswith("Be brief.\n\nQuestion: 2 + 3 =\nAnswer: 2 + 3 = 5\n\n")
+
+
+def test_a_template_is_filled_in_once(tokenizer):
+    task = Task(template="Q: {question} ({instruction}) {other}", instruction="in digits")
+    asked = prompt(Problem("p", "What is {instruction}?", "2"), task, tokenizer)
+    assert asked[-1]["content"] == "Q: What is {instruction}? (in digits) {other}"
+
+
+def test_what_was_said_before_comes_between_the_examples_and_the_question(tokenizer):
+    history = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"})
+    asked = prompt(Problem("p", "1 + 1 =", "2", history=history), Task(instruction="Go.", examples=EXAMPLES), tokenizer)
+    assert [turn["content"] for turn in asked[4:]] == ["Hello", "Hi", "1 + 1 =\nGo."]
+
+
+def test_a_problems_own_system_prompt_stands_for_the_tasks(tokenizer):
+    history = ({"role": "system", "content": "Be verbose."}, {"role": "user", "content": "Hello"})
+    asked = prompt(Problem("p", "1 + 1 =", "2", history=history), Task(system="Be brief."), tokenizer)
+    assert [turn["content"] for turn in asked] == ["Be verbose.", "Hello", "1 + 1 ="]

@@ -107,19 +107,19 @@ def components():
 
 @given(st.lists(st.tuples(st.text(), st.text(min_size=1)), min_size=1, max_size=4))
 def test_components_are_what_they_are_in_process(components, pairs):
-    columns = {"completions": [completion for completion, _ in pairs], "answer": [answer for _, answer in pairs]}
+    columns = {"completions": [completion for completion, _ in pairs], "accepted": [[answer] for _, answer in pairs]}
     for name in COMPONENTS:
         assert components.rewards(name, columns, 30.0) == batched(name)(**columns)
 
 
 def test_text_that_no_encoding_has_gets_there(components):
-    columns = {"completions": ["\ud800 12", "\x00\n12"], "answer": ["12", "12"]}
+    columns = {"completions": ["\ud800 12", "\x00\n12"], "accepted": [["12"], ["12"]]}
     assert components.rewards("correct", columns, 30.0) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("text", ["9" * 10**6, "12 " * (10**7 // 3)], ids=["a million digits", "10 MB"])
 def test_a_huge_completion_gets_there(components, text):
-    columns = {"completions": [text, "12"], "answer": ["12", "12"]}
+    columns = {"completions": [text, "12"], "accepted": [["12"], ["12"]]}
     assert components.rewards("correct", columns, 60.0) == batched("correct")(**columns)
 
 

@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpu_grpo.config.schema import Rewards
+from cpu_grpo.tasks.answers.grader import Grader
 from cpu_grpo.tasks.rewards import COMPONENTS, closeness, correct, digits, format, keywords, length, reward_functions
+
+GRADER = Grader()
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,7 @@ from cpu_grpo.tasks.rewards import COMPONENTS, closeness, correct, digits, forma
     ],
 )
 def test_correct(completion, reward):
-    assert correct(completion, "12") == reward
+    assert correct(completion, ["12"], GRADER) == reward
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_correct(completion, reward):
     ],
 )
 def test_closeness(completion, answer, reward):
-    assert closeness(completion, answer) == pytest.approx(reward)
+    assert closeness(completion, [answer], GRADER) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_closeness(completion, answer, reward):
     ],
 )
 def test_format(completion, reward):
-    assert format(completion, "12") == reward
+    assert format(completion, ["12"], GRADER) == reward
 
 
 @pytest.mark.parametrize(
@@ -78,23 +81,23 @@ def test_format(completion, reward):
     ],
 )
 def test_keywords(completion, reward):
-    assert keywords(completion, "12") == pytest.approx(reward)
+    assert keywords(completion, ["12"], GRADER) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize(("completion", "reward"), [("a 7", 1), ("x9y", 1), ("seven", 0), ("", 0)])
 def test_digits(completion, reward):
-    assert digits(completion, "12") == reward
+    assert digits(completion, ["12"], GRADER) == reward
 
 
 @pytest.mark.parametrize(("words", "reward"), [(0, 0), (1, 0.02), (25, 0.5), (50, 1), (400, 1)])
 def test_length(words, reward):
-    assert length("word " * words, "12") == pytest.approx(reward)
+    assert length("word " * words, ["12"], GRADER) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize("name", ["keywords", "digits", "length"])
 def test_the_studys_components_ignore_the_answer(name):
     text = "First add 3, then the answer is 4"
-    assert COMPONENTS[name](text, "4") == COMPONENTS[name](text, "5") > 0
+    assert COMPONENTS[name](text, ["4"], GRADER) == COMPONENTS[name](text, ["5"], GRADER) > 0
 
 
 def test_functions_carry_names_and_weights_in_one_order():
@@ -115,12 +118,13 @@ def test_correct_and_format_are_logged_at_weight_zero_and_count_nothing():
 
 
 def test_each_function_computes_the_component_it_is_named_after():
-    completions, answers = ["First 5", "#### 12"], ["5", "12"]
+    completions, answers = ["First 5", "#### 12"], [["5"], ["7", "12"]]
     functions, _ = reward_functions(Rewards(**dict.fromkeys(COMPONENTS, 1.0)))
     assert [function.__name__ for function in functions] == list(COMPONENTS)
-    found = {function.__name__: function(completions=completions, answer=answers) for function in functions}
+    found = {function.__name__: function(completions=completions, accepted=answers) for function in functions}
     assert found == {
         "correct": [1, 1],
+        "strict": [0, 1],
         "closeness": [1, 1],
         "format": [0, 1],
         "keywords": [0.1, 0],
@@ -133,27 +137,27 @@ def test_each_function_computes_the_component_it_is_named_after():
 def test_functions_take_both_of_trls_forms_and_its_other_columns(wrap):
     functions, _ = reward_functions(Rewards())
     completions = [wrap("#### 5"), wrap("#### 6"), wrap("")]
-    found = functions[0](prompts=["a", "b", "c"], completions=completions, answer=["5", "5", "5"], difficulty=[1, 1, 2])
+    found = functions[0](prompts=["a", "b", "c"], completions=completions, accepted=[["5"]] * 3, difficulty=[1, 1, 2])
     assert found == [1.0, 0.0, 0.0]
 
 
 def test_lists_of_unequal_length_are_refused():
     functions, _ = reward_functions(Rewards())
     with pytest.raises(ValueError):
-        functions[0](completions=["1", "2"], answer=["1"])
+        functions[0](completions=["1", "2"], accepted=[["1"]])
 
 
 @given(st.text(), st.text(min_size=1))
 def test_every_component_is_between_0_and_1_on_any_text(completion, answer):
     for component in COMPONENTS.values():
-        assert 0 <= component(completion, answer) <= 1
+        assert 0 <= component(completion, [answer], GRADER) <= 1
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("hostile", ["9" * 10**6, "#### " * 200_000, " " * 10**6, "so " * 300_000, "9,." * 300_000])
 def test_a_hostile_megabyte_earns_no_reward_for_being_right(hostile):
-    assert correct(hostile, "12") == 0
-    assert format(hostile, "12") == 0
+    assert correct(hostile, ["12"], GRADER) == 0
+    assert format(hostile, ["12"], GRADER) == 0
 
 
 @pytest.mark.timeout(10)
@@ -161,4 +165,4 @@ def test_a_hostile_megabyte_earns_no_reward_for_being_right(hostile):
 def test_a_batch_of_hostile_completions_is_scored_quickly(hostile):
     functions, _ = reward_functions(Rewards())
     for function in functions:
-        assert function(completions=[hostile] * 32, answer=["12"] * 32) == [0.0] * 32
+        assert function(completions=[hostile] * 32, accepted=[["12"]] * 32) == [0.0] * 32

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cpu_grpo.config.schema import Example, Task
 from cpu_grpo.errors import UserError
-from cpu_grpo.tasks.answers import same
+from cpu_grpo.tasks.answers.number import same
 from cpu_grpo.tasks.problems import SPLITS, Problem, of_split, read_problems, write_problems
 from cpu_grpo.tasks.sources import solution_level
 from cpu_grpo.tasks.splits import Drawn, check_disjoint, draw
@@ -256,11 +256,17 @@ def test_jsonl_ids_must_be_unique(tmp_path):
     [
         ("{oops", "is not JSON"),
         ("[1]", "is not a JSON object"),
-        ({"answer": "1"}, 'no field "question"'),
+        ({"answer": "1"}, 'has neither "question" nor "messages": give one of them'),
         ({"question": "a"}, 'no field "answer"'),
         (row(5), '"question" is not text'),
         (row(None), '"question" is not text'),
-        (row("x", ["1"]), '"answer" is neither text nor a number'),
+        (row("x", [[1]]), '"answer" is neither text nor a number, nor a list of them'),
+        (row("x", []), '"answer" is neither text nor a number, nor a list of them'),
+        (row("x", ["1", "one"]), "\"answer\" is 'one', and task.answer=number, but that is no number"),
+        ({"question": "a", "messages": [], "answer": "1"}, 'has both "question" and "messages"'),
+        ({"messages": [], "answer": "1"}, '"messages" is no list of {"role": ..., "content": ...}'),
+        ({"messages": [{"role": "user"}], "answer": "1"}, '"messages" is no list of'),
+        ({"messages": [{"role": "assistant", "content": "x"}], "answer": "1"}, "ends in what the assistant says"),
         (row("x", True), '"answer" is neither text nor a number'),
         (row("x", None), '"answer" is neither text nor a number'),
         (row("x", difficulty="hard"), '"difficulty" is not a whole number'),
@@ -269,7 +275,10 @@ def test_jsonl_ids_must_be_unique(tmp_path):
         (row("x", split=["test"]), '"split" is'),
         (row("  "), "empty question or answer"),
         (row("x", ""), "empty question or answer"),
-        (row("x", "Paris"), "\"answer\" is 'Paris', and answers are compared as numbers: give a number."),
+        (
+            row("x", "Paris"),
+            "\"answer\" is 'Paris', and task.answer=number, but that is no number: give a number, or say",
+        ),
         (row("x", "B2"), "\"answer\" is 'B2'"),
         ('{"question": "x \\ud800", "answer": "1"}', "half a character"),
         (row("x", difficulty=-1), '"difficulty" is not a whole number from 1'),
@@ -289,6 +298,41 @@ def test_jsonl_missing_file(tmp_path):
 def test_jsonl_numbers_as_answers(tmp_path):
     drawn = draw(jsonl(tmp_path, [row("a", 5), row("b", -2.5), row("c", "1/2")]), 1, words)
     assert {problem.question: problem.answer for problem in drawn.problems} == {"a": "5", "b": "-2.5", "c": "1/2"}
+
+
+def test_jsonl_several_answers_of_other_kinds(tmp_path):
+    rows = [row("a", ["Paris", "City of Paris"]), row("b", "yes"), row("c", "12:30")]
+    drawn = draw(jsonl(tmp_path, rows, answer="text"), 1, words)
+    assert {p.question: p.accepted for p in drawn.problems} == {
+        "a": ["Paris", "City of Paris"],
+        "b": ["yes"],
+        "c": ["12:30"],
+    }
+    message = complaint(jsonl(tmp_path, [row("a", "B"), row("b", "(C)"), row("c", "yes")], answer="choice"))
+    assert (
+        "mine.jsonl, line 3: \"answer\" is 'yes', and task.answer=choice, but that is no letter from A to J" in message
+    )
+    message = complaint(jsonl(tmp_path, [row("a", "a+"), row("b", "(")], answer="regex"))
+    assert "line 2: \"answer\" is '(', and task.answer=regex, but that is no regular expression" in message
+
+
+def test_jsonl_conversations_come_back_as_they_were_written(tmp_path):
+    def said(text, *before):
+        turns = [{"role": ("user", "assistant")[i % 2], "content": own} for i, own in enumerate([*before, text])]
+        return {"messages": turns, "answer": "1"}
+
+    rows = [
+        said("And now?", "Hello", "Hi"),
+        said("And now?", "Bye", "Bye"),
+        said("And  now?", "hello", "hi"),
+        said("x"),
+    ]
+    drawn = draw(jsonl(tmp_path, rows), 1, words)
+    assert drawn.duplicates == 1  # the same question after the same words
+    histories = sorted([turn["content"] for turn in problem.history] for problem in drawn.problems)
+    assert histories == [[], ["Bye", "Bye"], ["Hello", "Hi"]]
+    write_problems(tmp_path / "p.jsonl", drawn.problems)
+    assert read_problems(tmp_path / "p.jsonl") == drawn.problems
 
 
 DISTINCT = st.lists(

@@ -57,8 +57,11 @@ def _check_fields(node: Any, prefix: str) -> None:
                 if dataclasses.is_dataclass(child):
                     _check_fields(child, f"{key}.{name}.")
         else:
-            for single in value if isinstance(value, list) else [value]:
-                _check_value(key, single, item.metadata)
+            for place, single in enumerate(value if isinstance(value, list) else [value]):
+                if dataclasses.is_dataclass(single):
+                    _check_fields(single, f"{key}[{place}].")
+                else:
+                    _check_value(key, single, item.metadata)
 
 
 def _check_kind(key: str, kind: Any, value: Any) -> None:
@@ -137,6 +140,10 @@ def _check_validation(config: Pipeline | Train) -> None:
 def _check_task(task: Task) -> None:
     if task.kind == "jsonl" and task.path in ("", "???"):
         raise UserError("task.path is empty: name the JSONL file with your problems, task.path=FILE.")
+    if task.template and "{question}" not in task.template:
+        raise UserError(f"task.template={shown(task.template)} has no {{question}}: say where the question goes.")
+    if not task.marks:
+        raise UserError("task.marks is empty, so no answer could be found strictly: name one, such as ['####'].")
     for place, example in enumerate(task.examples):
         if not example.question.strip() or not example.answer.strip():
             raise UserError(f"task.examples[{place}] has an empty question or answer: fill it in or leave it out.")

@@ -47,6 +47,16 @@ class Shape:
 
 
 @dataclass
+class Wheel:
+    """One of several that hold a file in parts."""
+
+    package: str = option("", "the distribution's name")
+    version: str = option("", "its exact version")
+    member: str = option("", "the part inside it")
+    sha256: str = option("", "the wheel's SHA-256; empty: not checked")
+
+
+@dataclass
 class Model:
     """Where the base model comes from."""
 
@@ -59,10 +69,19 @@ class Model:
     package: str = option("", "wheel, and random's tokenizer: the distribution's name")
     version: str = option("", "wheel, and random's tokenizer: the exact version")
     member: str = option("", "wheel, and random's tokenizer: the GGUF file inside it")
+    wheels: list[Wheel] = option(
+        [], "wheel: in place of these three, several whose members joined in order are the file"
+    )
     repo: str = option("", "hub: owner/name")
     revision: str = option("main", "hub: a commit, tag or branch (a commit is reproducible)")
-    path: str = option("", "gguf: the file; path: the directory; wheel: a local .whl instead of a download")
-    sha256: str = option("", "wheel, gguf: the file's SHA-256; empty: not checked, only recorded")
+    path: str = option(
+        "",
+        "gguf: the file; path: the directory; wheel: instead of a download, a local .whl or the directory of several",
+    )
+    sha256: str = option(
+        "",
+        "wheel, gguf: the file's SHA-256, of several wheels the joined file's; empty: not checked, only recorded",
+    )
     shape: Shape = field(default_factory=Shape)
 
 
@@ -86,7 +105,22 @@ class Task:
     levels: list[int] = option(
         [], "difficulty levels to draw from, in equal parts; empty: all that the task has", low=1
     )
-    instruction: str = option("", "a line put after every question")
+    answer: str = option(
+        "number",
+        "what answers are: a number; text, compared without case, articles and punctuation; a choice from A to J; "
+        "math, compared by math-verify; regex, where the reference is an expression that the answer matches in full",
+        choices=("number", "text", "choice", "math", "regex"),
+    )
+    marks: list[str] = option(
+        ["####"],
+        "what marks a completion's answer for strict extraction and the reward `format`; boxed: \\boxed{...}",
+        choices=("####", "boxed", "answer is"),
+    )
+    system: str = option("", "a system prompt; empty: the model's own, if its chat template has one")
+    template: str = option(
+        "", "how a question is asked, with {question} where it goes; empty: the question, then the instruction"
+    )
+    instruction: str = option("", "a line put after every question; with a template, where that says {instruction}")
     examples: list[Example] = option([], "shown before every question, as earlier turns of the conversation")
     path: str = option("", "jsonl: the file; gsm8k: a directory with train.jsonl and test.jsonl; empty: the hub")
     repo: str = option("", "gsm8k: the hub's data set")
@@ -102,11 +136,17 @@ class Task:
 class Weights:
     """The weight of each reward component of ours. `correct` and `format` are logged at weight 0 too."""
 
-    correct: float = option(1.0, "1 if the last number of the completion is the answer", low=0, high=1000)
+    correct: float = option(1.0, "1 if the answer, as flexible extraction finds it, is right", low=0, high=1000)
+    strict: float = option(0.0, "1 if the answer, as strict extraction finds it, is right", low=0, high=1000)
     closeness: float = option(
-        0.0, "1 / (1 + distance of the last number from the answer): tells wrong from worse", low=0, high=1000
+        0.0,
+        "1 / (1 + distance of the last number from the answer): tells wrong from worse; 0 where they are no numbers",
+        low=0,
+        high=1000,
     )
-    format: float = option(0.0, "1 if the completion ends in `#### <number>`", low=0, high=1000)
+    format: float = option(
+        0.0, "1 if the completion sets one of task.marks, once, and ends in it and an answer", low=0, high=1000
+    )
     keywords: float = option(
         0.0, "the published study's: share of its reasoning words that occur (ignores the answer)", low=0, high=1000
     )

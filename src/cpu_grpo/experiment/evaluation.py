@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cpu_grpo.config.schema import Hardware, Shared
+from cpu_grpo.config.schema import Hardware, Shared, Task
 from cpu_grpo.engine.prefix import common_prefix
 from cpu_grpo.engine.rollout import Request, Sampling, generate
 from cpu_grpo.engine.shape import of_directory, stored_bytes
@@ -19,7 +19,7 @@ from cpu_grpo.hardware import DTYPES, ResourceMonitor, setup
 from cpu_grpo.models.loading import load_tokenizer, load_weights
 from cpu_grpo.plan.answering import Work, plan_of, require_memory
 from cpu_grpo.plan.choice import budget
-from cpu_grpo.tasks.answers import flexible, same, strict
+from cpu_grpo.tasks.judge import Judge, grader_of
 from cpu_grpo.tasks.problems import Problem, of_split
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
 
@@ -138,14 +138,10 @@ def accuracies(results: list[Result], extraction: str) -> dict[str, Any]:
 
 def answer_all(config: Shared, answering: Candidate, problems: list[Problem], prompts: list[list[int]]) -> list[Result]:
     """Greedy completions of all problems' prompts, marked; in the problems' order."""
-    tokenizer, ends = answering.tokenizer, answering.ends
     limit, rows = config.task.max_completion_length, config.evaluation.batch_size
     with tqdm(total=len(problems), unit="completion", disable=not sys.stderr.isatty()) as bar:
         completions = answering.greedy(prompts, limit, rows, bar.update)
-    return [
-        mark(problem, tokenizer.decode(ids), completion, tokenizer, ends, config.task.extraction)
-        for problem, ids, completion in zip(problems, prompts, completions, strict=True)
-    ]
+    return mark_all(config.task, problems, [answering.tokenizer.decode(ids) for ids in prompts], completions, answering)
 
 
 def sample_all(
@@ -156,20 +152,19 @@ def sample_all(
     Raises:
         UserError: the fast engine, which alone samples here, is turned off or does not know the model.
     """
-    settings, limit, extraction = config.evaluation, config.task.max_completion_length, config.task.extraction
+    settings, limit = config.evaluation, config.task.max_completion_length
     if not settings.samples:
         return []
     if answering.engine is None:
         raise UserError(f"evaluation.samples={settings.samples} needs the fast engine: use 0, or engine=fast.")
-    tokenizer, ends = answering.tokenizer, answering.ends
     requests = [Request(ids, settings.samples) for ids in prompts]
     sampling, rows = Sampling(settings.temperature), settings.batch_size
     with tqdm(total=len(problems) * settings.samples, unit="completion", disable=not sys.stderr.isatty()) as bar:
-        groups = generate(answering.engine, requests, sampling, limit, ends, config.seed, rows, bar.update)
-    return [
-        [mark(problem, "", completion.ids, tokenizer, ends, extraction) for completion in completions]
-        for problem, completions in zip(problems, groups, strict=True)
-    ]
+        groups = generate(answering.engine, requests, sampling, limit, answering.ends, config.seed, rows, bar.update)
+    owners = [problem for problem, group in zip(problems, groups, strict=True) for _ in group]
+    ids = [completion.ids for group in groups for completion in group]
+    marked = iter(mark_all(config.task, owners, [""] * len(ids), ids, answering))
+    return [[next(marked) for _ in group] for group in groups]
 
 
 def sampled_accuracies(sampled: list[list[bool]]) -> dict[str, Any]:
@@ -189,28 +184,34 @@ def sampled_accuracies(sampled: list[list[bool]]) -> dict[str, Any]:
     return figures
 
 
-def mark(
-    problem: Problem, asked: str, completion_ids: list[int], tokenizer: Any, ends: set[int], extraction: str
-) -> Result:
-    """The result of one completion."""
-    completion = tokenizer.decode(completion_ids, skip_special_tokens=True)
-    found = {"strict": strict(completion), "flexible": flexible(completion)}
-    right = {name: same(value, problem.answer) for name, value in found.items()}
-    return Result(
-        id=problem.id,
-        difficulty=problem.difficulty,
-        question=problem.question,
-        answer=problem.answer,
-        prompt=asked,
-        completion=completion,
-        strict=found["strict"],
-        flexible=found["flexible"],
-        strict_right=right["strict"],
-        flexible_right=right["flexible"],
-        right=right[extraction],
-        tokens=len(completion_ids),
-        clipped=not completion_ids or completion_ids[-1] not in ends,
-    )
+def mark_all(
+    task: Task, problems: list[Problem], asked: list[str], completions: list[list[int]], answering: Candidate
+) -> list[Result]:
+    """The result of each completion, given as token ids, of the problem at its place."""
+    texts = [answering.tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
+    with Judge(grader_of(task)) as judge:
+        accepted = [problem.accepted for problem in problems]
+        strict = [judge.grader.strict(text) for text in texts]
+        flexible = [judge.grader.flexible(text) for text in texts]
+        strict_right, flexible_right = judge.right(strict, accepted), judge.right(flexible, accepted)
+    return [
+        Result(
+            id=problem.id,
+            difficulty=problem.difficulty,
+            question=problem.question,
+            answer=problem.answer,
+            prompt=asked[place],
+            completion=texts[place],
+            strict=strict[place],
+            flexible=flexible[place],
+            strict_right=strict_right[place],
+            flexible_right=flexible_right[place],
+            right=(strict_right if task.extraction == "strict" else flexible_right)[place],
+            tokens=len(ids),
+            clipped=not ids or ids[-1] not in answering.ends,
+        )
+        for place, (problem, ids) in enumerate(zip(problems, completions, strict=True))
+    ]
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:

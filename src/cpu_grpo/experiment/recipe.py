@@ -69,7 +69,10 @@ def chosen_problems(config: Train, problems: list[Problem]) -> list[Problem]:
 
 
 def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
-    """The variant's problems as the data set that TRL takes: columns prompt and answer."""
+    """The variant's problems as the data set that TRL takes.
+
+    Its columns are prompt, answer (the first, if several are right) and accepted (all of them).
+    """
     from datasets import Dataset
 
     rows = []
@@ -77,7 +80,7 @@ def training_set(config: Train, problems: list[Problem], tokenizer: Any) -> Any:
         text = prompt(problem, config.task, tokenizer)
         if config.keep_prompt_tokens:
             text = tokenizer.decode(prompt_ids(text, tokenizer)[-config.keep_prompt_tokens :])
-        rows.append({"prompt": text, "answer": problem.answer})
+        rows.append({"prompt": text, "answer": problem.answer, "accepted": problem.accepted})
     return Dataset.from_list(rows)
 
 

@@ -8,11 +8,11 @@ from cpu_grpo.config.schema import Rewards
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.faults import NONE, Faults, Score
 from cpu_grpo.experiment.progress import COLUMNS, FAULTS
-from cpu_grpo.tasks.reward_process import Fault, RewardProcess
+from cpu_grpo.tasks.answers.grader import Grader
+from cpu_grpo.tasks.reward_process import Fault, RewardProcess, scores
 from cpu_grpo.tasks.rewards import COMPONENTS, RewardFunction, chosen, text_of
 
-NEEDED = ("completions", "answer")  # by our own components
-PATIENCE = 4  # times the limit that completions may take together where each is asked for alone
+NEEDED = ("completions", "accepted")  # by our own components
 
 
 class Rewarding:
@@ -22,16 +22,17 @@ class Rewarding:
     four times the limit, so that a bad one spoils no other; `faults` has the rule for what fails even so.
 
     The user's functions get what TRL's do, by name: prompts and completions (texts, or messages where the model has a
-    chat template), completion_ids, answer and trainer_state (its numbers, such as global_step). `log_extra`,
-    `log_metric` and environments stay behind, as they don't leave the training's process. DVC knows nothing of the
-    functions' files: whoever uses one in the pipeline adds it to the `deps` of dvc.yaml's train stage.
+    chat template), completion_ids, answer, accepted (the list of all answers that are right) and trainer_state (its
+    numbers, such as global_step). `log_extra`, `log_metric` and environments stay behind, as they don't leave the
+    training's process. DVC knows nothing of the functions' files: whoever uses one in the pipeline adds it to the
+    `deps` of dvc.yaml's train stage.
 
     Attributes:
         weights: TRL's `reward_weights`, in the functions' order.
         faults: what they failed to give.
     """
 
-    def __init__(self, rewards: Rewards, record: Path) -> None:
+    def __init__(self, rewards: Rewards, grader: Grader, record: Path) -> None:
         """`record`: the file for completions that a function fails on.
 
         Raises:
@@ -42,7 +43,9 @@ class Rewarding:
         self.faults = Faults(record, rewards.faults)
         self._names = list(chosen_weights)
         self._seconds = rewards.seconds
-        self._process = RewardProcess(rewards.custom)
+        if rewards.closeness and grader.kind != "number":
+            print(f"notice: rewards.closeness compares numbers, so with task.answer={grader.kind} it is 0 throughout.")
+        self._process = RewardProcess(rewards.custom, grader)
         for place in rewards.custom:
             name = place.rpartition(":")[2]
             if name in COLUMNS:
@@ -78,12 +81,12 @@ class Rewarding:
             lists = {"completions": completions} | {k: v for k, v in others.items() if isinstance(v, list)}
             sent = lists if custom else {key: lists[key] for key in NEEDED}
             fixed = {"trainer_state": _plain(trainer_state)} if custom else {}
-            scores = self._scores(name, sent, fixed)
-            count = sum(isinstance(score, Fault) for score in scores)
+            found = self._scores(name, sent, fixed)
+            count = sum(isinstance(score, Fault) for score in found)
             if log_metric and (custom or count):
                 log_metric(FAULTS + name, count)
-            self.faults.note(name, getattr(trainer_state, "global_step", 0) + 1, scores, _texts(lists))
-            return [_value(score) for score in scores]
+            self.faults.note(name, getattr(trainer_state, "global_step", 0) + 1, found, _texts(lists))
+            return [_value(score) for score in found]
 
         function.__name__ = name  # TRL names the logged metric after the function
         return function
@@ -91,24 +94,15 @@ class Rewarding:
     def _scores(self, name: str, lists: dict[str, list[Any]], fixed: dict[str, Any]) -> list[Score]:
         """Of every completion: from one call, or from a call for each if that fails."""
         count = len(lists["completions"])
-        found = self._process.rewards(name, lists | fixed, self._seconds)
-        if not isinstance(found, Fault):
-            return found
-        if count == 1:
-            return [found]
-        share = self._seconds * min(1, PATIENCE / count)
-        alone = [
-            self._process.rewards(name, {key: values[i : i + 1] for key, values in lists.items()} | fixed, share)
-            for i in range(count)
-        ]
-        scores = [single if isinstance(single, Fault) else single[0] for single in alone]
-        if not any(isinstance(score, Fault) for score in scores):
+
+        def fails_together(reason: str) -> None:
             self.faults.say(
-                f"the reward {name} fails on {count} completions together ({found.message}) but on none alone, which "
-                "takes longer: mend it, or raise rewards.seconds if it needs the time.",
+                f"the reward {name} fails on {count} completions together ({reason}) but on none alone, which takes "
+                "longer: mend it, or raise rewards.seconds if it needs the time.",
                 once=f"{name}, together",
             )
-        return scores
+
+        return scores(self._process, name, lists, self._seconds, fixed, fails_together)
 
 
 def _value(score: Score) -> float | None:

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from cpu_grpo.config.schema import Task
-from cpu_grpo.tasks.answers import number
+from cpu_grpo.tasks.answers.number import number
 from cpu_grpo.tasks.problems import SPLITS, Problem, of_split
 from cpu_grpo.tasks.splits import Drawn, PromptLength
 
@@ -13,14 +13,16 @@ def data_card(task: Task, drawn: Drawn, prompt_length: PromptLength) -> dict[str
     """Counts, answer ranges and prompt lengths (in tokens) by split, and what was left out."""
     return {
         "task": task.name,
+        "answers": task.answer,
         "left_out": {"prompt_too_long": drawn.too_long, "repeated_question": drawn.duplicates},
-        "splits": {split: _describe(of_split(drawn.problems, split), prompt_length) for split in SPLITS},
+        "splits": {split: _describe(of_split(drawn.problems, split), prompt_length, task.answer) for split in SPLITS},
     }
 
 
-def _describe(problems: list[Problem], prompt_length: PromptLength) -> dict[str, Any]:
+def _describe(problems: list[Problem], prompt_length: PromptLength, kind: str) -> dict[str, Any]:
     lengths = sorted(prompt_length(problem) for problem in problems)
-    values = sorted(float(value) for problem in problems if (value := number(problem.answer)) is not None)
+    numbers = [number(problem.answer) for problem in problems] if kind == "number" else []
+    values = sorted(float(value) for value in numbers if value is not None)
     levels = Counter(problem.difficulty for problem in problems)
     return {
         "problems": len(problems),

@@ -1,38 +1,49 @@
 """From a problem to the prompt's token ids, the same for training and evaluation."""
 
+import re
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cpu_grpo.config.schema import Task
+from cpu_grpo.config.schema import Example, Task
 from cpu_grpo.errors import UserError
-from cpu_grpo.tasks.problems import Problem
+from cpu_grpo.tasks.problems import Message, Problem
 from cpu_grpo.text import one_line
 
-Message = dict[str, str]
+# A conversation for a model that knows none.
+PLAIN = {"system": "{}\n\n", "user": "Question: {}\n", "assistant": "Answer: {}\n\n"}
 
 
-def request(question: str, instruction: str) -> str:
-    """What the model is asked: the question, then the task's instruction on its own line."""
-    return f"{question}\n{instruction}" if instruction else question
+def request(question: str, task: Task) -> str:
+    """What the model is asked: the task's template filled in, or the question with the instruction on its own line."""
+    template = task.template or ("{question}\n{instruction}" if task.instruction else "{question}")
+    # In one pass, as a question may hold either name.
+    parts = {"{question}": question, "{instruction}": task.instruction}
+    return re.sub(r"\{question\}|\{instruction\}", lambda found: parts[found[0]], template)
 
 
 def prompt(problem: Problem, task: Task, tokenizer: PreTrainedTokenizerBase) -> list[Message] | str:
     """The prompt in the form that TRL takes: a conversation, or plain text for a model without a chat template.
 
-    The task's worked examples come first, each a question of the user and an answer of the assistant.
+    A system prompt comes first (the problem's own, or the task's), then the task's worked examples, each a question of
+    the user and an answer of the assistant, then what was said before the question.
     """
-    shown = [(request(example.question, task.instruction), example.answer) for example in task.examples]
-    content = request(problem.question, task.instruction)
+    turns = [turn for example in task.examples for turn in _example(example, task)]
+    history = list(problem.history)
+    system = [history.pop(0)] if history and history[0]["role"] == "system" else []
+    if not system and task.system:
+        system = [{"role": "system", "content": task.system}]
+    turns = [*system, *turns, *history, {"role": "user", "content": request(problem.question, task)}]
     if tokenizer.chat_template:
-        turns = [turn for question, answer in shown for turn in (_turn("user", question), _turn("assistant", answer))]
-        return [*turns, _turn("user", content)]
-    before = "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in shown)
-    return f"{before}Question: {content}\nAnswer:"
+        return turns
+    return "".join(PLAIN[turn["role"]].format(turn["content"]) for turn in turns) + "Answer:"
 
 
-def _turn(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
+def _example(example: Example, task: Task) -> list[Message]:
+    return [
+        {"role": "user", "content": request(example.question, task)},
+        {"role": "assistant", "content": example.answer},
+    ]
 
 
 def prompt_ids(text: list[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -14,7 +15,10 @@ from typing import Any
 
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, sha256
+from cpu_grpo.tasks.answers.grader import Grader
+from cpu_grpo.tasks.rewards import NUMBERS
 
+PATIENCE = 4  # times the limit that completions may take together where each is asked for alone
 LOAD_SECONDS = 120.0  # that importing the reward code may take
 END_SECONDS = 2.0  # that a process may take to end by itself
 COMMAND = [sys.executable, "-P", "-m", "cpu_grpo.tasks.reward_worker"]
@@ -40,9 +44,10 @@ class RewardProcess:
         code: stands for the user's reward code; empty where there is none.
     """
 
-    def __init__(self, custom: list[str]) -> None:
+    def __init__(self, custom: list[str], grader: Grader = NUMBERS) -> None:
         """`custom`: where the user's functions are, as `FILE.py:FUNCTION` or `package.module:FUNCTION`."""
         self._custom = custom
+        self._grader = grader
         self._process: subprocess.Popen[bytes] | None = None
         self.code = ""
 
@@ -81,7 +86,7 @@ class RewardProcess:
         """Starts the process and loads the user's functions."""
         # In a session of its own: Ctrl-C is not for it, and what it starts can be ended with it.
         self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        reply = self._ask({"load": self._custom, "seconds": LOAD_SECONDS})
+        reply = self._ask({"load": self._custom, **asdict(self._grader), "seconds": LOAD_SECONDS})
         if isinstance(reply, Fault):
             named = ", ".join(self._custom) or "the process for them"
             raise UserError(f"rewards.custom: {named} cannot be loaded ({reply.message}): mend it.")
@@ -132,6 +137,38 @@ class RewardProcess:
             with suppress(ProcessLookupError, PermissionError):  # nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
+
+
+def scores(
+    process: RewardProcess,
+    name: str,
+    lists: dict[str, list[Any]],
+    seconds: float,
+    fixed: dict[str, Any] | None = None,
+    fails_together: Callable[[str], None] | None = None,
+) -> list[float | Fault]:
+    """A function's reward for each completion, or why there is none: from one call, or one for each if that fails.
+
+    Args:
+        lists: its arguments, with something for each completion.
+        fixed: its other arguments.
+        fails_together: told the reason where it fails on all completions together, but on none alone.
+    """
+    count, fixed = len(lists["completions"]), fixed or {}
+    found = process.rewards(name, lists | fixed, seconds)
+    if not isinstance(found, Fault):
+        return found
+    if count == 1:
+        return [found]
+    share = seconds * min(1, PATIENCE / count)
+    alone = [
+        process.rewards(name, {key: values[i : i + 1] for key, values in lists.items()} | fixed, share)
+        for i in range(count)
+    ]
+    rewards = [single if isinstance(single, Fault) else single[0] for single in alone]
+    if fails_together and not any(isinstance(reward, Fault) for reward in rewards):
+        fails_together(found.message)
+    return rewards
 
 
 def _close(process: "subprocess.Popen[bytes]") -> None:

@@ -28,12 +28,20 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO
 
-from cpu_grpo.tasks.rewards import COMPONENTS, batched
+from cpu_grpo.tasks.answers.grader import Grader
+from cpu_grpo.tasks.rewards import COMPONENTS, batched, judgements
 
 GRACE = 1.0  # seconds to end by itself once there is nobody to answer
 MAX_MESSAGE = 300  # characters of an exception that are told
 FLOAT32_MAX = 3.4028234663852886e38  # TRL keeps rewards in fp32
-PASSED = ("prompts", "completions", "completion_ids", "answer", "trainer_state")  # what every function is called with
+PASSED = (
+    "prompts",
+    "completions",
+    "completion_ids",
+    "answer",
+    "accepted",
+    "trainer_state",
+)  # what every function is called with
 Functions = dict[str, Callable[..., Any]]
 
 
@@ -47,12 +55,12 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(requests, inbox), daemon=True).start()
-    functions: Functions = {name: batched(name) for name in COMPONENTS}
+    functions: Functions = {}
     with open(os.devnull, "w") as nowhere:
         while line := inbox.get():
             request = json.loads(line)
             faulthandler.dump_traceback_later(request["seconds"] + GRACE, exit=True, file=nowhere)
-            reply = _loaded(request["load"], functions) if "load" in request else _rewards(functions, **request)
+            reply = _loaded(functions, **request) if "load" in request else _rewards(functions, **request)
             faulthandler.cancel_dump_traceback_later()
             replies.write(json.dumps(reply).encode() + b"\n")
             replies.flush()
@@ -80,14 +88,18 @@ def _watch(requests: BinaryIO, inbox: "queue.SimpleQueue[bytes | None]") -> None
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
-def _loaded(places: list[str], functions: Functions) -> dict[str, Any]:
-    """Adds the functions at these places; tells the files that their code is in, or why one cannot be had."""
+def _loaded(functions: Functions, load: list[str], kind: str, marks: list[str], seconds: float) -> dict[str, Any]:
+    """Adds our functions, and those at the places to load; tells the files that their code is in, or why one cannot be
+    had."""
+    grader = Grader(kind, tuple(marks))
+    grader.flaw("1")  # imports what it needs, which may take longer than a comparison may
+    functions |= {name: batched(name, grader) for name in COMPONENTS} | judgements(grader)
     here, before, files = os.getcwd(), set(sys.modules), set()
     folders = [Path(here)]
-    if places:
+    if load:
         sys.path.insert(0, here)
     try:
-        for place in places:
+        for place in load:
             where, _, name = place.rpartition(":")
             if where.endswith(".py"):
                 folders.append(Path(where).resolve().parent)

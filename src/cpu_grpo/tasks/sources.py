@@ -10,10 +10,18 @@ from typing import Any
 from cpu_grpo.config.schema import Task
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, numbered_rows, read_jsonl
+from cpu_grpo.tasks.judge import Judge, grader_of
 from cpu_grpo.tasks.problems import Problem, problem_from_row
 
 Rows = Iterator[tuple[str, int, str, dict[str, Any]]]  # split, place in it, where that is, and the row itself
 
+REMEDY = {
+    "number": "give a number, or say task.answer=text (or choice, math, regex)",
+    "text": "write it in one line, with a letter or a digit",
+    "choice": "give the option's letter, or say task.answer=text",
+    "math": "write it as LaTeX, or say task.answer=text",
+    "regex": "mend it",
+}
 CHUNK = 2000
 CHAIN_SUM_LEVELS = {1: (2, 1), 2: (3, 1), 3: (2, 2), 4: (3, 2)}  # level -> reasoning-gym's (terms, digits)
 
@@ -106,8 +114,19 @@ def _gsm8k_hub(task: Task) -> Rows:
 
 
 def jsonl(task: Task) -> list[Problem]:
-    """A user's own problems, one JSON object a line."""
+    """A user's own problems, one JSON object a line.
+
+    Raises:
+        UserError: a line is none, or has an answer that the task's kind of answers can never match.
+    """
     path = Path(task.path)
-    return [
-        problem_from_row(row, f"{path}, line {number}", f"{path.stem}:{number}") for number, row in numbered_rows(path)
-    ]
+    with Judge(grader_of(task)) as judge:
+
+        def flaw(reference: str) -> str:
+            told = judge.flaw(reference)
+            return f"and task.answer={task.answer}, but {told}: {REMEDY[task.answer]}" if told else ""
+
+        return [
+            problem_from_row(row, f"{path}, line {number}", f"{path.stem}:{number}", flaw)
+            for number, row in numbered_rows(path)
+        ]

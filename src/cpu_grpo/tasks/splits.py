@@ -147,9 +147,14 @@ def _share(total: int, parts: int, place: int) -> int:
 
 def _fits(task: Task, prompt_length: PromptLength) -> Callable[[Problem], bool]:
     most = LONGEST_TOKEN * task.max_prompt_length
-    return lambda problem: len(problem.question) <= most and prompt_length(problem) <= task.max_prompt_length
+    return lambda problem: len(_said(problem)) <= most and prompt_length(problem) <= task.max_prompt_length
 
 
 def _text(problem: Problem | Example) -> str:
-    """A question's text as far as it tells two questions apart."""
-    return " ".join(problem.question.casefold().split())
+    """A question's text, and what was said before it, as far as it tells two questions apart."""
+    return " ".join((_said(problem) if isinstance(problem, Problem) else problem.question).casefold().split())
+
+
+def _said(problem: Problem) -> str:
+    """The whole conversation, the question last."""
+    return "\n".join([*(turn["content"] for turn in problem.history), problem.question])

@@ -77,4 +77,7 @@ def _whole(directory: Path) -> bool:
 
 
 def _data_fingerprint(config: Shared) -> str:
-    return fingerprint([asdict(config.task), config.seed, asdict(config.model)])
+    """Stands for all that drawn problems depend on, the user's files with them."""
+    path = Path(config.task.path)
+    files = [path] if path.is_file() else sorted(path.glob("*.jsonl")) if config.task.path else []
+    return fingerprint([asdict(config.task), config.seed, asdict(config.model), [sha256(file) for file in files]])
