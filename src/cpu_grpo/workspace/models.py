@@ -19,6 +19,9 @@ def base_model(config: Model) -> Path:
         return found
     cached = _cached_model(config)
     prepare_model(config, cached)
+    from cpu_grpo.hardware import release_memory
+
+    release_memory()  # a GGUF file's weights, which this process has held, are not what it was planned to take
     return cached
 
 
