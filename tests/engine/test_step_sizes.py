@@ -48,7 +48,7 @@ def test_a_group_stays_together_or_there_is_no_memory():
 
 
 def tokens_of(part):
-    return work_of(part)[1]
+    return work_of(part)[2]
 
 
 def batch(lengths, prompt=3, group=2):

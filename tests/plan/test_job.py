@@ -19,6 +19,21 @@ def test_a_micro_batch_is_cut_into_whole_groups():
     assert (job(prompts=10).completions_at_once, job(prompts=10).last_completions, job(prompts=10).parts) == (80, 80, 1)
 
 
+def test_completions_that_are_not_taken_are_in_no_piece():
+    assert (job(learn_from=4).learnt, job(learn_from=9).learnt, job(learn_from=4).as_it_came(18, 0.5).learnt) == (
+        48,
+        96,
+        24,
+    )
+
+
+def test_what_all_prompts_begin_with_counts_once():
+    """223 tokens, and 156 of each group: 24 groups fit into 4096, 25 would not."""
+    asked = job(prompts=30, micro_batch=240, shared_tokens=223)
+    assert (asked.completions_at_once, asked.last_completions, asked.parts) == (24 * 8, 6 * 8, 2)
+    assert asked.packed(24 * 8) == 223 + 24 * (12 + 8 * 17)
+
+
 def test_completions_without_advantage_are_in_no_piece():
     came = job().as_it_came(18, 0.5)
     assert (came.learnt, came.completions_at_once, came.parts) == (48, 48, 1)

@@ -39,6 +39,8 @@ def check(config: Pipeline | Train | StudyJob) -> None:
                 "a directory: correct it, or name the directory with a slash."
             )
     else:
+        if config.method == "supervised" and config.engine.name != "fast":
+            raise UserError(f"method=supervised needs the fast engine, and engine.name is {config.engine.name}.")
         _check_variant(config, "")
         _require_names(("name", config.name))
 
@@ -160,6 +162,10 @@ def _check_variant(variant: Variant | Train, prefix: str) -> None:
         )
     if trainer.max_steps == 0:
         raise UserError(f"{prefix}trainer.max_steps=0 trains nothing: use 1 or more, or -1 to count in epochs.")
+    if variant.method == "supervised" and trainer.temperature != 1:
+        raise UserError(
+            f"{prefix}trainer.temperature={trainer.temperature} would flatten what method=supervised imitates: use 1.0."
+        )
     _check_custom(variant.rewards, f"{prefix}rewards.")
     if not any(variant.rewards.weights().values()):
         raise UserError(f"{prefix}rewards are all 0, so nothing can be learnt: give at least one a weight.")

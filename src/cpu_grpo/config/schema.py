@@ -247,6 +247,12 @@ class Engine:
     skip_useless: bool = option(
         True, "completions without advantage stay out of the learner; off only to see what that is worth"
     )
+    learn_from: int = option(
+        0,
+        "completions of a group that the learner takes, as many better than the group's mean as worse where there are, "
+        "weighed such that the gradient is the same on average; 0: all",
+        low=0,
+    )
     importance_cap: float = option(
         0.0, "bound of importance weights that correct for the rollout's rounding; 0: no weights", low=0
     )
@@ -278,6 +284,11 @@ class Variant:
         "base",
         "the model it starts from: base, another variant's name or, outside the pipeline, a directory",
         form="place",
+    )
+    method: str = option(
+        "grpo",
+        "how it is trained; supervised: the task's worked solutions are imitated, to compare with",
+        choices=("grpo", "supervised"),
     )
     problems: int = option(0, "use only the first so many training problems; 0: all", low=0)
     copies: int = option(

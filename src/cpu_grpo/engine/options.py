@@ -20,12 +20,13 @@ class FastOptions:
     share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
     share_prefixes: bool = True  # prompts go through the model once for all that begins with them
     skip_useless: bool = True  # completions without advantage stay out of the learner where they have no gradient
+    learn_from: int = 0  # completions of a group that the learner takes, a fair share of better and worse; 0: all
     memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):
             raise ValueError(f"precision is {self.precision!r}: use auto, {' or '.join(DTYPES)}.")
-        if self.micro_batch_tokens < 1 or self.rows < 1 or self.importance_cap < 0 or self.memory_limit < 0:
-            raise ValueError(
-                "micro_batch_tokens and rows must be at least 1, importance_cap and memory_limit at least 0."
-            )
+        if min(self.micro_batch_tokens, self.rows) < 1:
+            raise ValueError("micro_batch_tokens and rows must be at least 1.")
+        if min(self.importance_cap, self.learn_from, self.memory_limit) < 0:
+            raise ValueError("importance_cap, learn_from and memory_limit must be at least 0.")

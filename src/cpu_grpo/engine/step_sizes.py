@@ -53,7 +53,7 @@ class StepSizes:
                 return part, weight
             if shortage.room_for(needed(part)):
                 return part, weight
-            self.tokens = max(1, min(self.tokens, work_of(part)[1]) // 2)
+            self.tokens = max(1, min(self.tokens, work_of(part)[2]) // 2)
             halves = micro_batches(part, loss, self.tokens, skip=False)
             waiting.extendleft(reversed([(half, weight * share) for half, share in halves]))
 
@@ -69,9 +69,9 @@ def bytes_of_rollout(
 def bytes_of_part(shape: Shape, part: Inputs, compute: int, recompute: bool) -> int:
     """Bytes that a micro-batch takes, about; see `micro_batch_bytes`."""
     completions, length = part["completion_mask"].shape
-    prompts, tokens = work_of(part)
+    prompts, shared, tokens = work_of(part)
     longest, scored = int(part["prompt_mask"].sum(dim=1).max()), int(part["completion_mask"].sum())
-    pairs = attended_pairs(longest, completions, length, prompts)
+    pairs = attended_pairs(longest, completions, length, prompts, shared)
     return micro_batch_bytes(shape, tokens, scored, pairs, compute, recompute)
 
 

@@ -42,6 +42,7 @@ from cpu_grpo.engine.rollout import (
     requests_of,
 )
 from cpu_grpo.engine.schemes.lean import Lean
+from cpu_grpo.engine.selection import fair_share
 from cpu_grpo.engine.selfcheck import disagreement, trial_of
 from cpu_grpo.engine.shape import Shape, of_decoder
 from cpu_grpo.engine.soundness import Diverged, Soundness
@@ -55,6 +56,7 @@ class CPUGRPOTrainer(GRPOTrainer):
     """A drop-in for `trl.GRPOTrainer` (TRL 1.16) on CPUs: same arguments, configs, rewards, callbacks and losses.
 
     Overridden: `_generate_single_turn` (our rollout engine), `_get_per_token_logps_and_entropies` (our learner),
+    `_generate_and_score_completions` (fewer completions for the learner, where asked),
     `_compute_loss` (micro-batches by tokens; completions without advantage cost nothing), `_prepare_inputs` (groups
     stay together) and `_get_grad_norm` (of gradients that are gone, or that must not be used). Where memory runs short,
     it waits and then takes smaller steps, with the same result; MemoryError is raised if not even the smallest has
@@ -116,6 +118,12 @@ class CPUGRPOTrainer(GRPOTrainer):
         self._log("rollout/tokens_per_second", sum(map(len, ids)) / seconds)
         self._log("rollout/seconds", seconds)
         return ids, logps
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training and 0 < self.fast.learn_from < self.num_generations:
+            output["advantages"] = fair_share(output["advantages"], self.num_generations, self.fast.learn_from)
+        return output
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         before = self._buffered_inputs

@@ -30,7 +30,7 @@ def scheme(config: Train, model: Any) -> dict[str, Any]:
     return {}
 
 
-def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
+def trainer_class(config: Train, hardware: Setup, problems: list[Problem], tokenizer: Any) -> Callable[..., Any]:
     """What makes the trainer: stock TRL's, or ours with the engine's options."""
     engine = config.engine
     if engine.name == "trl":
@@ -48,8 +48,14 @@ def trainer_class(config: Train, hardware: Setup) -> Callable[..., Any]:
         scheme_of(config).shared,
         engine.share_prefixes,
         engine.skip_useless,
+        engine.learn_from,
         in_bytes(config.memory.limit) or 0,
     )
+    if config.method == "supervised":
+        from cpu_grpo.experiment.supervised import SupervisedTrainer, solutions_of
+
+        solutions = solutions_of(config, chosen_problems(config, problems), tokenizer)
+        return partial(SupervisedTrainer, fast=options, solutions=solutions)
     return partial(CPUGRPOTrainer, fast=options)
 
 

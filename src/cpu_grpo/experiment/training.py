@@ -98,7 +98,7 @@ def _trainer(
     """The trainer, watched by the callbacks; `place` is where its checkpoints go."""
     from transformers import PrinterCallback
 
-    trainer = trainer_class(config, hardware)(
+    trainer = trainer_class(config, hardware, problems, tokenizer)(
         model=model,
         reward_funcs=rewards.functions,
         args=grpo_config(config, hardware, rewards.weights, place),

@@ -15,7 +15,7 @@ class Job:
     prompt_tokens: int
     completion_tokens: int  # of each on average; before a run, their limit
     micro_batch: int  # completions that TRL hands to the learner at a time
-    micro_batch_tokens: int  # and tokens of them whose activations exist at a time, each prompt counted once
+    micro_batch_tokens: int  # and tokens of them whose activations exist at a time, nothing counted twice
     rows: int  # completions decoded together
     updates: int
     iterations: int = 1  # updates on the same completions
@@ -23,6 +23,7 @@ class Job:
     reference: bool = False  # whether a second model is held to stay close to
     longest_completion: int = 0  # 0: all are of one length
     learnt_share: float = 1.0  # of the completions that have an advantage, so that the learner sees them
+    learn_from: int = 0  # completions of a group that it sees at most; 0: all
 
     @property
     def sequences(self) -> int:
@@ -45,16 +46,18 @@ class Job:
 
     @property
     def learnt(self) -> int:
-        """Completions of a micro-batch that have an advantage; one at least."""
-        return max(1, ceil(min(self.micro_batch, self.sequences) * self.learnt_share))
+        """Completions of a micro-batch that have an advantage and are taken; one at least."""
+        of_group = min(self.learn_from or self.group, self.group) / self.group
+        return max(1, ceil(min(self.micro_batch, self.sequences) * self.learnt_share * of_group))
 
     @property
     def completions_at_once(self) -> int:
         """In the learner: as many as the budget of tokens allows, one at least."""
-        whole = self.prompt_tokens + self.group * self.completion_tokens
-        if whole <= self.micro_batch_tokens:
-            return min(self.learnt, self.micro_batch_tokens // whole * self.group)
-        return max(1, min(self.learnt, (self.micro_batch_tokens - self.prompt_tokens) // self.completion_tokens))
+        budget, own = self.micro_batch_tokens - self.shared_tokens, self.prompt_tokens - self.shared_tokens
+        whole = own + self.group * self.completion_tokens
+        if whole <= budget:
+            return min(self.learnt, budget // whole * self.group)
+        return max(1, min(self.learnt, (budget - own) // self.completion_tokens))
 
     def packed(self, completions: int) -> int:
         """Tokens that the model sees of so many completions: what is common once, and all but each one's last token."""
@@ -106,5 +109,6 @@ def job_of(config: Train, prompt_tokens: int, shared_tokens: int = 0, updates: i
         updates=updates or max(1, settings.max_steps),
         iterations=settings.num_iterations,
         shared_tokens=shared_tokens,
+        learn_from=config.engine.learn_from,
         reference=settings.beta != 0 and config.memory.scheme != "lora",
     )

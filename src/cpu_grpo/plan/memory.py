@@ -108,7 +108,7 @@ def _kept(shape: Shape, job: Job, scheme: Scheme, compute: int, completions: int
     """Of a part of so many completions, when backward begins."""
     prompts = -(-completions // job.group)
     tokens, scored = job.packed(completions), completions * job.completion_tokens
-    pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts)
+    pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts, job.shared_tokens)
     return micro_batch_bytes(shape, tokens, scored, pairs, compute, scheme.recompute)
 
 

@@ -27,6 +27,7 @@ class Problem:
         split: train, validation or test, or empty before splitting.
         also: further answers that are right.
         history: the turns of the conversation before the question.
+        solution: how a teacher gets to the answer, without its mark; empty where nobody has written that.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Problem:
     split: str = ""
     also: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()
+    solution: str = ""
 
     def __post_init__(self) -> None:
         if not self.question.strip() or not self.answer.strip():
@@ -65,7 +67,7 @@ def problem_from_row(row: dict[str, Any], where: str, default_id: str, flaw: Fla
     for name, text in (("id", own_id), *(("answer", answer) for answer in answers)):
         if len(text) > LONGEST:
             raise UserError(f'{where}: "{name}" has {len(text):,} characters: shorten it to {LONGEST}.')
-    texts = [own_id, question, *answers, *(turn["content"] for turn in history)]
+    texts = [own_id, question, *answers, *(turn["content"] for turn in history), str(row.get("solution", ""))]
     if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
         raise UserError(f"{where} holds half a character (a lone surrogate): mend that text.")
     difficulty = row.get("difficulty", 1)
@@ -75,8 +77,11 @@ def problem_from_row(row: dict[str, Any], where: str, default_id: str, flaw: Fla
     if split not in ("", *SPLITS):
         told = shown(split) if isinstance(split, str) else type(split).__name__
         raise UserError(f'{where}: "split" is {told}: use one of {", ".join(SPLITS)}, or leave it out.')
+    solution = row.get("solution", "")
+    if not isinstance(solution, str):
+        raise UserError(f'{where}: "solution" is not text: put it in quotes, or leave it out.')
     try:
-        return Problem(own_id, question, answers[0], difficulty, split, tuple(answers[1:]), history)
+        return Problem(own_id, question, answers[0], difficulty, split, tuple(answers[1:]), history, solution)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

@@ -81,7 +81,16 @@ def gsm8k(task: Task) -> list[Problem]:
         if not mark:
             raise UserError(f"{where}: the answer has no #### before its number: is this GSM8K?")
         difficulty = max(1, solution.count("<<"))  # GSM8K marks each calculation <<a+b=c>>
-        problems.append(Problem(f"gsm8k:{split}:{index}", row["question"].strip(), answer.strip(), difficulty, split))
+        problems.append(
+            Problem(
+                f"gsm8k:{split}:{index}",
+                row["question"].strip(),
+                answer.strip(),
+                difficulty,
+                split,
+                solution=re.sub(r"<<[^<>\n]*>>", "", solution).strip(),
+            )
+        )
     return problems
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from cpu_grpo.engine.prefix import common_prefix
+
 Inputs = dict[str, Any]  # TRL's: tensors with a row for each completion, and a few values for all of them
 
 PER_COMPLETION = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that average over the rows they are given
@@ -18,7 +20,8 @@ def micro_batches(inputs: Inputs, loss: str, budget: int, skip: bool) -> list[tu
     Args:
         inputs: prompt_ids (B, P), prompt_mask (B, P), completion_ids (B, T), completion_mask (B, T), advantages, ...
         loss: TRL's loss type, which says what a part's loss is an average over.
-        budget: tokens a part may have, each distinct prompt counted once; a part has one completion at least.
+        budget: tokens a part may have, as they are packed: what all prompts begin with once, and each distinct
+            prompt's rest once. A part has one completion at least.
         skip: leave out completions whose advantage is zero, where the loss gives them no gradient.
 
     Returns:
@@ -30,7 +33,7 @@ def micro_batches(inputs: Inputs, loss: str, budget: int, skip: bool) -> list[tu
         useful &= inputs["advantages"].reshape(len(lengths), -1).ne(0).any(dim=1)
     rows = useful.nonzero().flatten().tolist() or [int(lengths.argmin())]
     parts = []
-    for part in _within(_by_prompt(inputs, rows), inputs, lengths.tolist(), budget):
+    for part in _within(_by_prompt(inputs, rows), lengths.tolist(), budget):
         if loss in PER_COMPLETION:
             weight = len(part) / len(lengths)
         elif loss in PER_TOKEN:
@@ -41,11 +44,12 @@ def micro_batches(inputs: Inputs, loss: str, budget: int, skip: bool) -> list[tu
     return parts
 
 
-def work_of(inputs: Inputs) -> tuple[int, int]:
-    """Distinct prompts of a batch, and its tokens with each of them counted once."""
-    lengths = inputs["prompt_mask"].sum(dim=1).tolist()
+def work_of(inputs: Inputs) -> tuple[int, int, int]:
+    """Distinct prompts of a batch, tokens that all of them begin with, and its tokens with nothing counted twice."""
     groups = _by_prompt(inputs, range(_count(inputs)))
-    return len(groups), sum(lengths[group[0]] for group in groups) + int(inputs["completion_mask"].sum())
+    shared = common_prefix(list(groups))
+    own = sum(len(prompt) - shared for prompt in groups)
+    return len(groups), shared, shared + own + int(inputs["completion_mask"].sum())
 
 
 def regrouped(batches: list[Inputs]) -> list[Inputs]:
@@ -57,7 +61,7 @@ def regrouped(batches: list[Inputs]) -> list[Inputs]:
         key: torch.cat([batch[key] for batch in batches]) if _has_rows(value, batches[0]) else value
         for key, value in batches[0].items()
     }
-    order = [row for group in _by_prompt(joined, range(_count(joined))) for row in group]
+    order = [row for group in _by_prompt(joined, range(_count(joined))).values() for row in group]
     size = _count(batches[0])
     return [select(joined, order[first : first + size]) for first in range(0, len(order), size)]
 
@@ -68,28 +72,30 @@ def select(inputs: Inputs, rows: list[int]) -> Inputs:
     return {key: value[index] if _has_rows(value, inputs) else value for key, value in inputs.items()}
 
 
-def _by_prompt(inputs: Inputs, rows: Any) -> list[list[int]]:
+def _by_prompt(inputs: Inputs, rows: Any) -> dict[tuple[int, ...], list[int]]:
+    """The rows of each distinct prompt."""
     groups: dict[tuple[int, ...], list[int]] = {}
     ids, mask = inputs["prompt_ids"].tolist(), inputs["prompt_mask"].tolist()
     for row in rows:
         key = tuple(token for token, real in zip(ids[row], mask[row], strict=True) if real)
         groups.setdefault(key, []).append(row)
-    return list(groups.values())
+    return groups
 
 
-def _within(groups: list[list[int]], inputs: Inputs, lengths: list[int], budget: int) -> list[list[int]]:
+def _within(groups: dict[tuple[int, ...], list[int]], lengths: list[int], budget: int) -> list[list[int]]:
     """Rows part by part; a group that exceeds the budget by itself is spread over several."""
-    prompts = inputs["prompt_mask"].sum(dim=1).tolist()
+    shared = common_prefix(list(groups))
     parts: list[list[int]] = []
     tokens = budget
-    for group in groups:
-        whole = prompts[group[0]] + sum(lengths[row] for row in group)
+    for prompt, group in groups.items():
+        own = len(prompt) - shared
+        whole = own + sum(lengths[row] for row in group)
         new_group = True
         for row in group:
-            cost = lengths[row] + (prompts[row] if new_group else 0)
-            if tokens + (whole if new_group and whole <= budget else cost) > budget:
+            cost = lengths[row] + (own if new_group else 0)
+            if tokens + (whole if new_group and shared + whole <= budget else cost) > budget:
                 parts.append([])
-                tokens, cost = 0, lengths[row] + prompts[row]
+                tokens, cost = shared, lengths[row] + own
             parts[-1].append(row)
             tokens += cost
             new_group = False

@@ -35,6 +35,11 @@ def _layer(shape: Shape, tokens: int, pairs: int, compute: int) -> int:
     return tokens * streams + compute * shape.heads * pairs
 
 
-def attended_pairs(prompt_tokens: int, completions: int, completion_tokens: int, prompts: int) -> int:
-    """Pairs of a token and one that it attends to, in whole groups of completions of one length."""
-    return prompts * prompt_tokens**2 + completions * completion_tokens * (prompt_tokens + completion_tokens)
+def attended_pairs(prompt_tokens: int, completions: int, completion_tokens: int, prompts: int, shared: int) -> int:
+    """Pairs of a token and one that it attends to, in groups of completions of one length.
+
+    Args:
+        shared: tokens that all prompts begin with, which are there once.
+    """
+    own = prompts * (prompt_tokens - shared) * prompt_tokens
+    return shared**2 + own + completions * completion_tokens * (prompt_tokens + completion_tokens)

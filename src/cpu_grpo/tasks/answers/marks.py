@@ -24,6 +24,12 @@ def marked(completion: str, marks: tuple[str, ...]) -> tuple[str, bool] | None:
     return text[begin:end].strip(), not text[end:].strip(closed)
 
 
+def written(answer: str, mark: str) -> str:
+    """An answer behind a mark."""
+    form = {"####": "#### {}", "boxed": "The answer is \\boxed{{{}}}.", "answer is": "The answer is {}."}[mark]
+    return form.format(answer)
+
+
 def count(completion: str, marks: tuple[str, ...]) -> int:
     """How many of these marks there are."""
     text = completion[-MAX_TEXT:]
