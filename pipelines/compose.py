@@ -1,6 +1,6 @@
-"""Writes params.yaml, the composed default configuration, from conf/. Overrides may follow: task=gsm_symbolic"""
+"""Writes params.yaml, a pipeline's composed configuration, from conf/. Overrides may follow: task=gsm_symbolic"""
 
-import sys
+import argparse
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -10,8 +10,11 @@ from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.files import write_text
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-name", default="config", help="which pipeline's: config (the default) or gsm8k")
+    options, overrides = parser.parse_known_args()
     with sentences():
-        composed = compose_pipeline(sys.argv[1:])
+        composed = compose_pipeline(overrides, options.config_name)
         typed(composed, Pipeline)
         write_text(Path("params.yaml"), OmegaConf.to_yaml(composed))
         print("params.yaml")

@@ -62,9 +62,17 @@ def test_every_variant_composes_under_its_files_name(name):
 
 
 @pytest.mark.parametrize("name", [name for name in names("variant") if "/" not in name])
-def test_every_own_variant_is_in_the_pipeline_and_evaluated(name, pipeline):
-    assert name in pipeline.variants
-    assert name in pipeline.evaluation.models
+def test_every_own_variant_is_in_a_pipeline_and_evaluated(name, pipeline):
+    found = [pipeline, typed(compose_pipeline([], "gsm8k"), Pipeline)]
+    assert any(name in own.variants and name in own.evaluation.models for own in found)
+
+
+def test_another_pipeline_is_composed_by_its_name_and_one_that_is_none_is_told():
+    real = typed(compose_pipeline(["task.path=here", "variants.gsm8k.trainer.max_steps=3"], "gsm8k"), Pipeline)
+    assert (real.model.name, real.task.kind, real.task.path) == ("qwen2_5_coder_0_5b", "gsm8k", "here")
+    assert real.variants["gsm8k"].trainer.max_steps == 3
+    with pytest.raises(UserError, match=r"There is no conf/nothing\.yaml: name a pipeline's configuration"):
+        compose_pipeline([], "nothing")
 
 
 def test_a_variant_is_the_same_alone_as_in_the_pipeline(pipeline):

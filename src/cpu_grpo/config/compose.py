@@ -58,9 +58,11 @@ def load_params(path: Path) -> Pipeline:
     return typed(OmegaConf.load(path), Pipeline)
 
 
-def compose_pipeline(overrides: list[str]) -> DictConfig:
-    """conf/config.yaml composed with Hydra overrides and resolved: what params.yaml holds."""
-    return _compose("config", overrides)
+def compose_pipeline(overrides: list[str], name: str = "config") -> DictConfig:
+    """conf/config.yaml, or another pipeline's, composed with Hydra overrides and resolved: what params.yaml holds."""
+    if not (CONF / f"{name}.yaml").is_file():
+        raise UserError(f"There is no conf/{name}.yaml: name a pipeline's configuration in there, without its .yaml.")
+    return _compose(name, overrides)
 
 
 def compose_run(overrides: list[str]) -> Train:

@@ -247,12 +247,6 @@ class Engine:
     skip_useless: bool = option(
         True, "completions without advantage stay out of the learner; off only to see what that is worth"
     )
-    learn_from: int = option(
-        0,
-        "completions of a group that the learner takes, as many better than the group's mean as worse where there are, "
-        "weighed such that the gradient is the same on average; 0: all",
-        low=0,
-    )
     importance_cap: float = option(
         0.0, "bound of importance weights that correct for the rollout's rounding; 0: no weights", low=0
     )
@@ -295,6 +289,12 @@ class Variant:
         1, "how often each problem stands in a pass: more where one update takes more problems than there are", low=1
     )
     levels: list[int] = option([], "train only on these difficulty levels; empty: all", low=1)
+    learn_from: int = option(
+        0,
+        "completions of a group that the learner takes, as many better than the group's mean as worse where there are, "
+        "weighed such that the gradient is the same on average; 0: all",
+        low=0,
+    )
     keep_prompt_tokens: int = option(
         0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0
     )

@@ -48,7 +48,7 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         scheme_of(config).shared,
         engine.share_prefixes,
         engine.skip_useless,
-        engine.learn_from,
+        config.learn_from,
         in_bytes(config.memory.limit) or 0,
     )
     if config.method == "supervised":

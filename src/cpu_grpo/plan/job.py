@@ -109,6 +109,6 @@ def job_of(config: Train, prompt_tokens: int, shared_tokens: int = 0, updates: i
         updates=updates or max(1, settings.max_steps),
         iterations=settings.num_iterations,
         shared_tokens=shared_tokens,
-        learn_from=config.engine.learn_from,
+        learn_from=config.learn_from,
         reference=settings.beta != 0 and config.memory.scheme != "lora",
     )
