@@ -182,10 +182,26 @@ def naive_weights(scores, scale, times):
 def test_attention_weights_are_those_under_an_explicit_mask(kernels, dtype, batch, heads, times, shared, lay):
     scores = 5 * random(batch, heads * times, shared + times, dtype=dtype)
     wanted = naive_weights(scores.double(), 0.25, times)
-    found = fused.causal_softmax(lay(scores.clone()), 0.25, times)
-    assert found.dtype == dtype
+    found, logs = fused.causal_softmax(lay(scores.clone()), 0.25, times)
+    assert (found.dtype, logs.dtype) == (dtype, torch.float32)
     close(found, wanted)
     assert (found[wanted == 0] == 0).all()
+    # Of the last query, which sees all.
+    close(logs[:, times - 1 :: times], (0.25 * scores[:, times - 1 :: times].double()).logsumexp(dim=-1))
+
+
+@pytest.mark.parametrize(("batch", "rows", "keys"), [(1, 1, 1), (2, 3, 5), (3, 40, 130)])
+@each_layout
+def test_attention_weights_come_again_from_scores_and_logs(kernels, dtype, batch, rows, keys, lay):
+    scores = 5 * random(batch, rows, keys, dtype=dtype)
+    wanted = naive_weights(scores.double(), 0.25, 1)
+    weights, sums, logs = fused.exps(lay(scores.clone()), 0.25)
+    again = fused.softmax_again(lay(scores.clone()), logs, 0.25)
+    assert weights.dtype == again.dtype == dtype and weights.amax() == 1
+    close(weights, wanted / wanted.amax(dim=-1, keepdim=True))
+    close(sums, 1 / wanted.amax(dim=-1))
+    close(again, wanted)
+    close(logs, (0.25 * scores.double()).logsumexp(dim=-1))
 
 
 @pytest.mark.parametrize(("batch", "heads", "times", "shared"), MASKS)
@@ -195,7 +211,8 @@ def test_attention_weights_have_the_gradient_of_autograd(kernels, dtype, batch, 
     gradient = random(*scores.shape, dtype=dtype, seed=1)
     weights = naive_weights(scores.double(), 0.7, times).to(dtype)
     (wanted,) = gradients(lambda s: naive_weights(s, 0.7, times), gradient, scores)
-    found = fused.causal_softmax_backward(lay(gradient), lay(weights), 0.7, times)
+    along = (gradient.float() * weights.float()).sum(dim=-1)
+    found = fused.causal_softmax_backward(lay(gradient), lay(weights), along, 0.7, times)
     assert found.dtype == dtype
     close(found, wanted)
     assert (found[weights == 0] == 0).all()
@@ -207,7 +224,7 @@ def test_attention_weights_of_wild_scores_are_the_naive_ones(kernels, dtype, tim
     times, values = times_and_values
     scores = torch.tensor(values).to(dtype).expand(1, 2 * times, -1).contiguous()
     wanted = naive_weights(scores.double(), 0.125, times)
-    close(fused.causal_softmax(scores, 0.125, times), wanted, atol=1e-3)
+    close(fused.causal_softmax(scores, 0.125, times)[0], wanted, atol=1e-3)
 
 
 # ---- scores over the vocabulary ------------------------------------------------------------------------------------
@@ -300,8 +317,14 @@ PASSES = {
     "rotary": lambda d: fused.rotary(stored(9, 5, 10, dtype=d), random(9, 5, seed=1), random(9, 5, seed=2)),
     "causal_softmax": lambda d: fused.causal_softmax(stored(2, 12, 11, dtype=d), 0.3, 4),
     "causal_softmax_backward": lambda d: fused.causal_softmax_backward(
-        stored(2, 12, 11, dtype=d), naive_weights(random(2, 12, 11), 1.0, 4).bfloat16().to(d), 0.3, 4
+        stored(2, 12, 11, dtype=d),
+        naive_weights(random(2, 12, 11), 1.0, 4).bfloat16().to(d),
+        random(2, 12, seed=3),
+        0.3,
+        4,
     ),
+    "exps": lambda d: fused.exps(stored(2, 12, 11, dtype=d), 0.3),
+    "softmax_again": lambda d: fused.softmax_again(stored(2, 12, 11, dtype=d), 3 + random(2, 12, seed=1).abs(), 0.3),
     "token_scores": lambda d: fused.token_scores(stored(9, 50, dtype=d), torch.arange(9), 0.7),
     "score_gradient": lambda d: fused.score_gradient(
         stored(9, 50, dtype=d), torch.arange(-4, 5), 5 + random(9, seed=1), random(9, seed=2), 0.7

@@ -2,7 +2,6 @@
 
 import sys
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
@@ -264,9 +263,35 @@ def test_what_all_prompts_begin_with_is_packed_once(monkeypatch):
 def test_a_beginning_that_nobody_sees_would_be_noticed(tiny_model, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS["a common beginning"])
     assert worst(tiny_model) < 1e-4
-    right = attention.blocks
-    monkeypatch.setattr(attention, "blocks", lambda trees: [replace(block, root=0) for block in right(trees)])
+    right = attention.root_forward
+    # Sums of exps as small as that give the beginning no share in what is attended to.
+    monkeypatch.setattr(attention, "root_forward", lambda *given: (right(*given)[0], right(*given)[1] - 50))
     assert worst(tiny_model) > 1e-2
+
+
+def naive_root(queries, k, v, scale):
+    """Every query attends to every key of its head."""
+    weights = (queries @ k.permute(1, 2, 0) * scale).softmax(dim=-1)
+    return weights @ v.transpose(0, 1)
+
+
+@pytest.mark.parametrize("scores", [1, 1 << 22], ids=["in chunks", "at once"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_to_a_common_beginning_is_the_naive_one(monkeypatch, dtype, scores):
+    monkeypatch.setattr(attention, "SCORES", scores)
+    torch.manual_seed(0)
+    given = [torch.randn(*shape).to(dtype).requires_grad_() for shape in ((2, 150, 8), (20, 2, 8), (20, 2, 8))]
+    gradient, tolerance = torch.randn(2, 150, 8).to(dtype), 1e-5 if dtype == torch.float32 else 0.05
+    wanted = naive_root(*(own.double() for own in given), 0.3)
+    wanted_gradients = torch.autograd.grad(wanted, given, gradient.double())
+    with torch.no_grad():
+        found, logs = attention.root_forward(*given, 0.3)
+        along = (gradient.float() * wanted.float()).sum(dim=-1, keepdim=True)
+        found_gradients = attention.root_backward(given[0], gradient, along, *given[1:], logs, 0.3)
+    torch.testing.assert_close(found.double(), wanted, atol=tolerance, rtol=tolerance)
+    for own, naive in zip(found_gradients, wanted_gradients, strict=True):
+        assert own.dtype == dtype
+        torch.testing.assert_close(own.double(), naive.double(), atol=2 * tolerance, rtol=tolerance)
 
 
 def test_rows_without_completion_are_left_out(tiny_model):
@@ -286,7 +311,8 @@ def test_a_wrong_position_would_be_noticed(tiny_model, monkeypatch):
 
 
 def test_a_missing_mask_would_be_noticed(tiny_model, monkeypatch):
-    monkeypatch.setattr(fused, "causal_softmax", lambda scores, scale, times: (scores * scale).softmax(dim=-1))
+    right = fused.causal_softmax
+    monkeypatch.setattr(fused, "causal_softmax", lambda scores, scale, times: right(scores, scale, 1))
     assert worst(tiny_model) > 1e-2
 
 

@@ -31,8 +31,10 @@ SIGNATURES = {
     "swiglu": [POINTER, POINTER, INT, INT],
     "swiglu_backward": [POINTER, POINTER, POINTER, INT, INT],
     "rotary": [POINTER, INT, POINTER, POINTER, FLOAT, POINTER, INT, INT, INT],
-    "causal_softmax": [POINTER, FLOAT, INT, INT, INT],
-    "causal_softmax_backward": [POINTER, POINTER, FLOAT, INT, INT, INT],
+    "causal_softmax": [POINTER, POINTER, FLOAT, INT, INT, INT],
+    "exps": [POINTER, POINTER, POINTER, FLOAT, INT, INT],
+    "softmax_again": [POINTER, POINTER, FLOAT, INT, INT],
+    "causal_softmax_backward": [POINTER, POINTER, POINTER, FLOAT, INT, INT, INT],
     "token_scores": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "score_gradient": [POINTER] * 4 + [FLOAT] + [INT] * 2,
     "draw": [POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
@@ -72,6 +74,8 @@ class Native:
     swiglu_backward: Kernel
     rotary: Kernel
     causal_softmax: Kernel
+    exps: Kernel
+    softmax_again: Kernel
     causal_softmax_backward: Kernel
     token_scores: Kernel
     score_gradient: Kernel

@@ -74,24 +74,64 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int = 1)
     return rotate(x, cos.to(x.dtype), (sin * sign).to(x.dtype))
 
 
-def causal_softmax(scores: torch.Tensor, scale: float, times: int) -> torch.Tensor:
-    """Attention weights in place of scores (b, rep * T, S): query t of T sees the first S - T + 1 + t keys."""
+def causal_softmax(scores: torch.Tensor, scale: float, times: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention weights in place of scores (b, rep * T, S): query t of T sees the first S - T + 1 + t keys.
+
+    Returns:
+        the weights, and the logs of the sums of exps that they were divided by, (b, rep * T) in fp32.
+    """
     if (kernels := native(scores.dtype)) and _simple(scores):
-        kernels.causal_softmax(scores, scale, scores.size(0) * scores.size(1) // times, times, scores.size(2))
-        return scores
+        logs = torch.empty(scores.shape[:2])
+        count = scores.size(0) * scores.size(1) // times
+        kernels.causal_softmax(scores, logs, scale, count, times, scores.size(2))
+        return scores, logs
     seen = scores.size(2) - times
-    future = torch.full((times, times), float("-inf"), dtype=scores.dtype).triu_(1)  # (T, T)
-    scores.mul_(scale).unflatten(1, (-1, times))[..., seen:].add_(future)
-    return scores.softmax(dim=-1)
+    future = torch.full((times, times), float("-inf")).triu_(1)  # (T, T)
+    wide = scores.float() * scale
+    wide.unflatten(1, (-1, times))[..., seen:].add_(future)
+    return scores.copy_(wide.softmax(dim=-1)), wide.logsumexp(dim=-1)
 
 
-def causal_softmax_backward(gradient: torch.Tensor, weights: torch.Tensor, scale: float, times: int) -> torch.Tensor:
-    """The gradient of the scores, in place of the weights' (b, rep * T, S)."""
-    if (kernels := native(weights.dtype)) and _simple(gradient, weights):
+def exps(scores: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Attention weights that still have to be divided by their sums, in place of scores (b, n, S) that are all seen.
+
+    Returns:
+        the exps, the sums to divide by, and the logs of the sums of exps that no maximum was taken from; the latter two
+        (b, n) in fp32.
+    """
+    sums, logs = torch.empty(2, *scores.shape[:2])
+    if (kernels := native(scores.dtype)) and _simple(scores):
+        kernels.exps(scores, sums, logs, scale, logs.numel(), scores.size(2))
+        return scores, sums, logs
+    wide = scores.float() * scale
+    highest = wide.amax(dim=-1, keepdim=True)
+    found = wide.sub_(highest).exp_()
+    torch.sum(found, dim=-1, out=sums)
+    torch.add(sums.log(), highest.squeeze(-1), out=logs)
+    return scores.copy_(found), sums, logs
+
+
+def softmax_again(scores: torch.Tensor, logs: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention weights in place of scores (b, n, S) that are all seen, whose `logs` (b, n) are known in fp32."""
+    if (kernels := native(scores.dtype)) and _simple(scores, logs):
+        kernels.softmax_again(scores, logs, scale, logs.numel(), scores.size(2))
+        return scores
+    return scores.copy_(scores.float().mul_(scale).sub_(logs[..., None]).exp_())
+
+
+def causal_softmax_backward(
+    gradient: torch.Tensor, weights: torch.Tensor, along: torch.Tensor, scale: float, times: int
+) -> torch.Tensor:
+    """The gradient of the scores, in place of the weights' (b, rep * T, S).
+
+    Args:
+        along: (b, rep * T) in fp32, the sum over keys of a weight times its gradient.
+    """
+    if (kernels := native(weights.dtype)) and _simple(gradient, weights, along):
         count = weights.size(0) * weights.size(1) // times
-        kernels.causal_softmax_backward(gradient, weights, scale, count, times, weights.size(2))
+        kernels.causal_softmax_backward(gradient, weights, along, scale, count, times, weights.size(2))
         return gradient
-    return torch._softmax_backward_data(gradient, weights, -1, weights.dtype).mul_(scale)
+    return gradient.copy_((gradient.float() - along[..., None]).mul_(weights).mul_(scale))
 
 
 def token_scores(

@@ -3,7 +3,9 @@
 // Formula    norm            out = x / sqrt(mean(x^2) + eps) * weight, having added delta to x
 //            swiglu          out = silu(gate) * up
 //            rotary          (a, b) -> (a cos - b sin, b cos + a sin), pairs being (j, j + d / 2)
-//            causal_softmax  softmax(scale * scores) over what a row may see, 0 elsewhere
+//            causal_softmax  softmax(scale * scores) over what a row may see, 0 elsewhere; logs of the sums of exps
+//            exps            the same without a mask, not divided by the sums
+//            softmax_again   softmax(scale * scores) from the scores and these logs
 //            token_scores    probabilities, log-probs of targets and entropies at a temperature
 //            score_gradient  the gradient of the targets' log-probs by scores
 //            ..._backward    their gradients
@@ -125,8 +127,9 @@ void rotary(const T* x, int64_t stride, const float* cosines, const float* sines
 // ---- the learner's attention weights -------------------------------------------------------------------------------
 
 // scores (n, t, s), in place: row r of t sees the first s - t + 1 + r keys; softmax of scale * scores over those, else 0.
+// logs (n, t) of the sums of their exps.
 template <typename T>
-void causal_softmax(T* scores, float scale, int64_t n, int64_t t, int64_t s) {
+void causal_softmax(T* scores, float* logs, float scale, int64_t n, int64_t t, int64_t s) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n * t; i++) {
         T* row = scores + i * s;
@@ -137,25 +140,58 @@ void causal_softmax(T* scores, float scale, int64_t n, int64_t t, int64_t s) {
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < seen; j++) sum += exponential((wide(row[j]) - highest) * scale);
         float share = 1.0f / sum;
+        logs[i] = highest * scale + __builtin_logf(sum);
 #pragma omp simd
         for (int64_t j = 0; j < seen; j++) put(row[j], exponential((wide(row[j]) - highest) * scale) * share);
         std::memset(static_cast<void*>(row + seen), 0, (s - seen) * sizeof(T));
     }
 }
 
-// gradient (n, t, s) of the weights, in place, to that of the scores.
+// scores (n, s), in place to exp(scale * (scores - the row's highest)); their sums (n,), and logs (n,) of those of all of
+// exp(scale * scores).
 template <typename T>
-void causal_softmax_backward(T* gradient, const T* weights, float scale, int64_t n, int64_t t, int64_t s) {
+void exps(T* scores, float* sums, float* logs, float scale, int64_t n, int64_t s) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        T* row = scores + i * s;
+        float highest = -3.0e38f, sum = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t j = 0; j < s; j++) highest = wide(row[j]) > highest ? wide(row[j]) : highest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < s; j++) {
+            float e = exponential((wide(row[j]) - highest) * scale);
+            sum += e;
+            put(row[j], e);
+        }
+        sums[i] = sum;
+        logs[i] = highest * scale + __builtin_logf(sum);
+    }
+}
+
+// scores (n, s), in place to exp(scale * scores - logs (n,)).
+template <typename T>
+void softmax_again(T* scores, const float* logs, float scale, int64_t n, int64_t s) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        T* row = scores + i * s;
+        float log = logs[i];
+#pragma omp simd
+        for (int64_t j = 0; j < s; j++) put(row[j], exponential(wide(row[j]) * scale - log));
+    }
+}
+
+// gradient (n, t, s) of the weights, in place, to that of the scores; along (n, t), its product with the weights.
+template <typename T>
+void causal_softmax_backward(T* gradient, const T* weights, const float* along, float scale, int64_t n, int64_t t,
+                             int64_t s) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n * t; i++) {
         T* g = gradient + i * s;
         const T* w = weights + i * s;
         int64_t seen = s - t + 1 + i % t;
-        float along = 0;
-#pragma omp simd reduction(+ : along)
-        for (int64_t j = 0; j < seen; j++) along += wide(g[j]) * wide(w[j]);
+        float mean = along[i];
 #pragma omp simd
-        for (int64_t j = 0; j < seen; j++) put(g[j], wide(w[j]) * (wide(g[j]) - along) * scale);
+        for (int64_t j = 0; j < seen; j++) put(g[j], wide(w[j]) * (wide(g[j]) - mean) * scale);
         std::memset(static_cast<void*>(g + seen), 0, (s - seen) * sizeof(T));
     }
 }
@@ -222,12 +258,18 @@ void score_gradient(T* scores, const int64_t* targets, const float* totals, cons
                                     int64_t n, int64_t heads, int64_t d) {                                             \
         rotary(x, stride, c, s, sign, out, n, heads, d);                                                               \
     }                                                                                                                  \
-    extern "C" void causal_softmax_##SUFFIX(T* scores, float scale, int64_t n, int64_t t, int64_t s) {                 \
-        causal_softmax(scores, scale, n, t, s);                                                                        \
+    extern "C" void causal_softmax_##SUFFIX(T* scores, float* logs, float scale, int64_t n, int64_t t, int64_t s) {    \
+        causal_softmax(scores, logs, scale, n, t, s);                                                                  \
     }                                                                                                                  \
-    extern "C" void causal_softmax_backward_##SUFFIX(T* g, const T* weights, float scale, int64_t n, int64_t t,        \
-                                                     int64_t s) {                                                      \
-        causal_softmax_backward(g, weights, scale, n, t, s);                                                           \
+    extern "C" void exps_##SUFFIX(T* scores, float* sums, float* logs, float scale, int64_t n, int64_t s) {            \
+        exps(scores, sums, logs, scale, n, s);                                                                         \
+    }                                                                                                                  \
+    extern "C" void softmax_again_##SUFFIX(T* scores, const float* logs, float scale, int64_t n, int64_t s) {          \
+        softmax_again(scores, logs, scale, n, s);                                                                      \
+    }                                                                                                                  \
+    extern "C" void causal_softmax_backward_##SUFFIX(T* g, const T* weights, const float* along, float scale,          \
+                                                     int64_t n, int64_t t, int64_t s) {                                \
+        causal_softmax_backward(g, weights, along, scale, n, t, s);                                                    \
     }                                                                                                                  \
     extern "C" void token_scores_##SUFFIX(T* scores, const int64_t* targets, float inverse, float* logps,              \
                                           float* entropies, int64_t n, int64_t v) {                                    \

@@ -36,10 +36,10 @@ def _layer(shape: Shape, tokens: int, pairs: int, compute: int) -> int:
 
 
 def attended_pairs(prompt_tokens: int, completions: int, completion_tokens: int, prompts: int, shared: int) -> int:
-    """Pairs of a token and one that it attends to, in groups of completions of one length.
+    """Pairs of a token and one that it attends to whose weights are kept, in groups of completions of one length.
 
     Args:
-        shared: tokens that all prompts begin with, which are there once.
+        shared: tokens that all prompts begin with; what others attend to them is not kept.
     """
-    own = prompts * (prompt_tokens - shared) * prompt_tokens
-    return shared**2 + own + completions * completion_tokens * (prompt_tokens + completion_tokens)
+    own = prompt_tokens - shared
+    return shared**2 + prompts * own**2 + completions * completion_tokens * (own + completion_tokens)
