@@ -6,6 +6,7 @@ files that torch and safetensors write without Python. Where the process is kill
 
 import errno
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torture.runs import Result, command, finish, left_over, result, start, wait
+from torture.runs import Result, command, finish, left_over, preload, result, start, wait
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect", "os.link")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 ELSEWHERE = ("/dev", "/proc", "/sys")
 KILLED = -signal.SIGKILL
+WORKERS, FEW = 6, 24  # that try writes, and how many writes are too few for several
 
 
 def _kill(path: str) -> None:
@@ -59,19 +61,33 @@ class Outcome:
 
 
 def faults(model: Path, fault: str, step: int = 1, first: int = 1) -> Outcome:
-    """Makes a run fail at every `step`-th write, each time followed by the same command without faults."""
-    action, lasting = FAULTS[fault]
+    """Makes a run fail at every `step`-th write, each time followed by the same command without faults.
+
+    Some at a time, where there are many: a run on a full disk mostly waits for its tracking store.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         arguments = command(model, root)
         finish(arguments, root, root / "log")
         wanted = result(root)
-    outcome = Outcome(fault, points=_points(model))
-    for point in range(first, outcome.points + 1, step):
-        outcome.tried += 1
-        if bad := _fails_at(model, point, action, lasting, wanted):
-            outcome.bad.append(f"{fault} at write {point}: {bad}")
-    return outcome
+    points = _points(model)
+    chosen = list(range(first, points + 1, step))
+    found = Outcome(fault, points, len(chosen))
+    if len(chosen) < FEW:
+        found.bad = _tried(model, fault, chosen, wanted)
+        return found
+    shares = [chosen[worker::WORKERS] for worker in range(WORKERS)]
+    with multiprocessing.get_context("spawn").Pool(WORKERS, preload) as pool:
+        for bad in pool.starmap(_tried, [(model, fault, share, wanted) for share in shares], chunksize=1):
+            found.bad += bad
+    return found
+
+
+def _tried(model: Path, fault: str, points: list[int], wanted: Result) -> list[str]:
+    """What went wrong at these writes."""
+    action, lasting = FAULTS[fault]
+    found = ((point, _fails_at(model, point, action, lasting, wanted)) for point in points)
+    return [f"{fault} at write {point}: {bad}" for point, bad in found if bad]
 
 
 def _points(model: Path) -> int:
