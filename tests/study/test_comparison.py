@@ -144,3 +144,52 @@ def test_what_later_stages_undo_is_counted_on_one_level_alone():
     assert found.p_value == pytest.approx(ttest_rel([0.5, 0, 1], [1, 1, 1]).pvalue)
     assert forgotten(config, before) is None
     assert forgotten(CONFIG, ALL) is None  # which does not ask
+
+
+SHARED = StudyJob(
+    study=Study(
+        name="s",
+        arms={"base": [], "a": ["x"]},
+        reference="base",
+        same_problems=True,
+        extractions=["strict", "flexible"],
+    ),
+    budget=Budget(name="b", seeds=[1, 2]),
+)
+
+
+def extracted(arm, seed, strict, flexible):
+    marks = Marks("the same", [1] * 4, strict, strict, flexible)
+    return Outcome("s", "b", arm, seed, "job", "commit", "cpu", 1.0, {"test": marks})
+
+
+def test_where_all_seeds_answer_the_same_problems_these_are_drawn_by_chance_too():
+    found = [extracted("base", 1, "1000", "1000"), extracted("base", 2, "1000", "1000")]
+    found += [extracted("a", 1, "1100", "1110"), extracted("a", 2, "1111", "1111")]
+    base, a = arms(SHARED, found)
+    assert base.accuracy["test"].mean == 0.25 and base.accuracy["test"].low < 0 < 0.5 < base.accuracy["test"].high
+    gain = a.gain.over_seeds
+    assert gain.mean == 0.5
+    # Of seeds: 0.25 and 0.75, variance 1/8 over 2. Of problems: 0, 1, 1/2 and 1/2, variance 1/6 over 4.
+    assert gain.high - gain.mean == pytest.approx(
+        t.ppf(0.975, (1 / 16 + 1 / 24) ** 2 / ((1 / 16) ** 2 + (1 / 24) ** 2 / 3)) * (1 / 16 + 1 / 24) ** 0.5
+    )
+
+
+def test_extractions_stand_beside_each_other_and_are_corrected_together():
+    found = [extracted("base", seed, "10000000", "10010000") for seed in (1, 2)]
+    found += [extracted("a", seed, "11101000", "11111100") for seed in (1, 2)]
+    base, a = arms(SHARED, found)
+    assert [a.extracted[name][0].mean for name in ("strict", "flexible")] == [0.5, 0.75]
+    strict, flexible = (a.extracted[name][1] for name in ("strict", "flexible"))
+    assert (strict.over_seeds.mean, flexible.over_seeds.mean) == (0.375, 0.5)
+    assert flexible.p_corrected == pytest.approx(2 * flexible.over_seeds.p_value)  # Holm's, the smaller of two
+    assert strict.p_corrected == pytest.approx(max(strict.over_seeds.p_value, flexible.p_corrected))
+    assert base.extracted["strict"][1] is None
+
+
+def test_one_seed_on_shared_problems_has_an_interval_over_these():
+    found = [extracted("base", 1, "10000000", "10000000"), extracted("a", 1, "11110000", "11110000")]
+    _, a = arms(SHARED, found)
+    assert a.gain.over_seeds.n == 1 and a.gain.over_seeds.low < a.gain.over_seeds.mean == 0.375
+    assert a.gain.over_seeds.p_value == pytest.approx(ttest_rel([1, 1, 1, 1] + [0] * 4, [1] + [0] * 7).pvalue)

@@ -118,6 +118,7 @@ def _check_study(config: StudyJob) -> None:
             ("study.forgetting.after", study.forgetting.after),
         ]
     named += [("study.faster_by_name", arm) for names in study.faster_by_name for arm in names]
+    named += [("a key of study.asks", arm) for arm in study.asks]
     for key, arm in named:
         if arm not in study.arms:
             known = ", ".join(study.arms)

@@ -429,6 +429,13 @@ class Study:
     arms: dict[str, list[str]] = field(default_factory=dict)  # by name: keys of conf/train.yaml for each training stage
     common: str = option("", "keys of conf/train.yaml for every stage of every arm")
     task: str = option("", "keys of conf/shared.yaml for every training and evaluation, such as the task's")
+    asks: dict[str, str] = field(default_factory=dict)  # by arm: such keys in place of `task`, as for another prompt
+    same_problems: bool = option(False, "all seeds answer the same test problems, as where a test split is published")
+    extractions: list[str] = option(
+        [],
+        "ways to find an answer whose accuracies are compared beside each other; empty: the task's own alone",
+        choices=("strict", "flexible"),
+    )
     reference: str = option("base", "the arm that the others are compared with")
     splits: list[str] = option(["test"], "which problems an arm is evaluated on after its last stage")
     search: dict[str, Range] = field(default_factory=dict)  # by key of conf/train.yaml: each seed is a trial

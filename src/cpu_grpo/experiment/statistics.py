@@ -43,7 +43,12 @@ class Paired:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A mean over runs with seeds of their own; the interval and `p_value` are Student's, nothing (NaN) for one run."""
+    """A mean over runs with seeds of their own; the interval and `p_value` are Student's, nothing (NaN) for one run.
+
+    Attributes:
+        deviation: of one of the values that it is the mean of.
+        values: how many these are, or would be with as many degrees of freedom; 0: as many as seeds.
+    """
 
     n: int
     mean: float
@@ -52,10 +57,11 @@ class OverSeeds:
     p_value: float
     deviation: float
     level: float
+    values: float = 0
 
     def smallest(self, comparisons: int = 1) -> float:
         """The smallest difference that so many runs would have shown, among so many comparisons."""
-        return smallest_difference(self.deviation, self.n, self.level, comparisons)
+        return smallest_difference(self.deviation, self.values or self.n, self.level, comparisons)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -128,7 +134,39 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
     return OverSeeds(n, mean, mean - half, mean + half, p_value, deviation, level)
 
 
-def smallest_difference(deviation: float, n: int, level: float = 0.95, comparisons: int = 1) -> float:
+def over_seeds_and_problems(values: Sequence[Sequence[float]], level: float = 0.95) -> OverSeeds:
+    """The mean of a figure over runs with seeds of their own, all on the same problems: both are drawn by chance.
+
+    The mean's variance is the seeds' part and the problems' part, each estimated from means over the other, which
+    counts the chance of a single answer twice, on the safe side; degrees of freedom are Satterthwaite's (1946). Of one
+    run it holds the problems' part alone.
+
+    Args:
+        values: of each run, the figure of each problem, in one order.
+
+    Raises:
+        ValueError: runs differ in their number of problems, or there are fewer than two of these.
+    """
+    table = np.asarray(values, dtype=float)  # (seeds, problems)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise ValueError("Two problems or more are needed, the same in every run.")
+    mean = float(table.mean())
+    parts = [
+        (float(np.var(means, ddof=1)) / means.size, means.size - 1)
+        for means in (table.mean(0), table.mean(1))
+        if means.size > 1
+    ]
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return OverSeeds(len(table), mean, mean, mean, float(mean == 0), 0.0, level, table.shape[1])
+    freedom = variance**2 / sum(part**2 / own for part, own in parts)
+    half = float(t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    p_value = float(2 * t.sf(abs(mean) / variance**0.5, freedom))
+    deviation = (variance * (freedom + 1)) ** 0.5
+    return OverSeeds(len(table), mean, mean - half, mean + half, p_value, deviation, level, freedom + 1)
+
+
+def smallest_difference(deviation: float, n: float, level: float = 0.95, comparisons: int = 1) -> float:
     """The smallest true difference that a two-sided paired t-test of `n` would find with 80 % power.
 
     Args:

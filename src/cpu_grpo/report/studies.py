@@ -28,6 +28,10 @@ STATISTICS = (
     "Intervals over seeds are Student's; each seed has training and test problems of its own, so that they hold the "
     "chance of problems, sampling and training together."
 )
+SAME = (
+    "All arms and seeds answer the same test problems. Intervals hold the chance of these and of the seeds (crossed "
+    "random effects, Satterthwaite's degrees of freedom); of one seed, that of problems alone."
+)
 BUDGETS = ("full", "quick")  # the first that has outcomes is shown
 
 
@@ -67,11 +71,7 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
         question=config.study.question,
         answers=[
             *notices(config, outcomes),
-            *(
-                _answer(arm.name, arm.difference, config.study.reference)
-                for arm in found
-                if arm.difference and arm.name != "base"
-            ),
+            *_answers(config, found),
             *_forgotten(config, outcomes),
             *overfitting_answers(overfitting(config, outcomes)),
             *_false_names(config, outcomes),
@@ -86,8 +86,25 @@ def comparison_section(config: StudyJob, outcomes: list[Outcome]) -> Section:
             ),
             *learning_plots(config, outcomes),
         ],
-        method=f"{config.study.method} {STATISTICS} {sources(config, outcomes)}",
+        method=f"{config.study.method} {_statistics(config)} {sources(config, outcomes)}",
     )
+
+
+def _statistics(config: StudyJob) -> str:
+    return SAME if config.study.same_problems else STATISTICS
+
+
+def _answers(config: StudyJob, found: list[Arm]) -> list[str]:
+    """Every arm against the reference, by each extraction where these stand beside each other."""
+    reference, extractions = config.study.reference, config.study.extractions
+    if not extractions:
+        return [_answer(arm.name, arm.difference, reference) for arm in found if arm.difference and arm.name != "base"]
+    return [
+        _answer(f"{arm.name} ({extraction} extraction)", difference, reference)
+        for arm in found
+        for extraction, (_, difference) in arm.extracted.items()
+        if difference
+    ]
 
 
 def _answer(arm: str, difference: Difference, reference: str) -> str:
@@ -140,22 +157,30 @@ def _table(config: StudyJob, found: list[Arm]) -> Table:
     others = [split for split in config.study.splits if split != "test"]
     reference = config.study.reference
     published = config.study.published
-    header = [
-        "Arm",
-        "Accuracy",
+    header = ["Arm"]
+    for extraction in config.study.extractions:
+        header += [f"{extraction.capitalize()} extraction", f"Against {reference}, {extraction} (points)"]
+    header += [
+        *(["Accuracy"] if not config.study.extractions else []),
         *(["As published"] if published.problems else []),
         *(f"On {split} problems" for split in others),
-        "Gain over base (points)",
     ]
-    header += [f"Against {reference} (points)"] if reference != "base" else []
+    if not config.study.extractions:
+        header += ["Gain over base (points)"] + ([f"Against {reference} (points)"] if reference != "base" else [])
     header += [f"Level {level}" for level in levels] if len(levels) > 1 else []
     header += ["Groups without spread", "Cut off", "Gradient norm", "completions/s", "Peak memory", "Wall time"]
     body = []
     for arm in found:
-        row: list[Cell] = [(arm.name,), (*_accuracy(arm.accuracy["test"]), f"{arm.problems} problems")]
+        row: list[Cell] = [(arm.name,)]
+        for extraction in config.study.extractions:
+            accuracy, difference = arm.extracted.get(extraction, (None, None))
+            row += [_accuracy(accuracy) if accuracy else (NOTHING,), _difference(difference)]
+        if not config.study.extractions:
+            row += [(*_accuracy(arm.accuracy["test"]), f"{arm.problems} problems")]
         row += [published_cell(published, arm.name)] if published.problems else []
         row += [_accuracy(arm.accuracy[split]) for split in others]
-        row += [_difference(arm.gain)] + ([_difference(arm.difference)] if reference != "base" else [])
+        if not config.study.extractions:
+            row += [_difference(arm.gain)] + ([_difference(arm.difference)] if reference != "base" else [])
         row += [_accuracy(arm.levels[level]) for level in levels] if len(levels) > 1 else []
         body.append(row + [(text,) for text in _costs(arm)])
     caption = (

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, isnan, log
 from statistics import mean
 
-from cpu_grpo.config.schema import StudyJob
-from cpu_grpo.experiment.statistics import OverSeeds, holm, over_seeds
+from cpu_grpo.config.schema import Study, StudyJob
+from cpu_grpo.experiment.statistics import OverSeeds, holm, over_seeds, over_seeds_and_problems
 from cpu_grpo.study.outcomes import Marks, Outcome
+
+BySeed = dict[str, dict[int, Marks]]  # by arm
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,63 @@ class Arm:
     gain: Difference | None  # over the base
     difference: Difference | None  # to the study's reference
     figures: dict[str, float]  # means over seeds
+    extracted: dict[str, tuple[OverSeeds, Difference | None]]  # by extraction: accuracy and difference to the reference
 
 
 def arms(config: StudyJob, outcomes: Sequence[Outcome], split: str = "test") -> list[Arm]:
     """Every arm that has outcomes, in the study's order."""
     by_arm = {name: [found for found in outcomes if found.arm == name] for name in config.study.arms}
     by_arm = {name: found for name, found in by_arm.items() if found}
-    gains = _differences(by_arm, "base", split)
-    differences = _differences(by_arm, config.study.reference, split)
+    study = config.study
+    marks = {name: {found.seed: found.marks[split] for found in own} for name, own in by_arm.items()}
+    gains = corrected(_differences(study, marks, "base"))
+    differences = corrected(_differences(study, marks, study.reference))
+    extracted = _extracted(study, marks)
     return [
         Arm(
             name=name,
             seeds=[outcome.seed for outcome in found],
             problems=sum(len(outcome.marks[split].right) for outcome in found),
-            accuracy={key: over_seeds([outcome.marks[key].accuracy for outcome in found]) for key in found[0].marks},
+            accuracy={key: _accuracy(study, [outcome.marks[key] for outcome in found]) for key in found[0].marks},
             levels=_levels([outcome.marks[split] for outcome in found]),
             gain=gains.get(name),
             difference=differences.get(name),
             figures={key: mean(outcome.figures[key] for outcome in found) for key in found[0].figures},
+            extracted=extracted.get(name, {}),
         )
         for name, found in by_arm.items()
     ]
+
+
+def _accuracy(study: Study, marks: list[Marks]) -> OverSeeds:
+    if study.same_problems:
+        return over_seeds_and_problems([[float(own) for own in found.right] for found in marks])
+    return over_seeds([found.accuracy for found in marks])
+
+
+def _extracted(study: Study, marks: BySeed) -> dict[str, dict[str, tuple[OverSeeds, Difference | None]]]:
+    """By arm and extraction, of all arms whose outcomes have it. All differences are corrected together."""
+    own = {
+        extraction: {
+            name: {seed: found.by(extraction) for seed, found in by_seed.items()}
+            for name, by_seed in marks.items()
+            if all(found.by(extraction).right for found in by_seed.values())
+        }
+        for extraction in study.extractions
+    }
+    differences = corrected(
+        {
+            f"{extraction} {name}": found
+            for extraction, by_arm in own.items()
+            for name, found in _differences(study, by_arm, study.reference).items()
+        }
+    )
+    found: dict[str, dict[str, tuple[OverSeeds, Difference | None]]] = {}
+    for extraction, by_arm in own.items():
+        for name, by_seed in by_arm.items():
+            accuracy = _accuracy(study, list(by_seed.values()))
+            found.setdefault(name, {})[extraction] = accuracy, differences.get(f"{extraction} {name}")
+    return found
 
 
 def _levels(marks: list[Marks]) -> dict[int, OverSeeds]:
@@ -61,21 +99,30 @@ def _levels(marks: list[Marks]) -> dict[int, OverSeeds]:
     }
 
 
-def _differences(by_arm: dict[str, list[Outcome]], reference: str, split: str) -> dict[str, Difference]:
+def _differences(study: Study, marks: BySeed, reference: str) -> dict[str, OverSeeds]:
     """Of every other arm to the reference, over the seeds whose problems are the same."""
-    base = {outcome.seed: outcome.marks[split] for outcome in by_arm.get(reference, [])}
+    base = marks.get(reference, {})
     found: dict[str, OverSeeds] = {}
-    for name, outcomes in by_arm.items():
-        pairs = [(base[outcome.seed], outcome.marks[split]) for outcome in outcomes if outcome.seed in base]
+    for name, by_seed in marks.items():
+        pairs = [(base[seed], own) for seed, own in by_seed.items() if seed in base]
         pairs = [(before, after) for before, after in pairs if before.problems == after.problems]
-        if pairs and name != reference:
+        if not pairs or name == reference:
+            continue
+        if study.same_problems:
+            found[name] = over_seeds_and_problems(
+                [
+                    [float(new) - float(old) for old, new in zip(before.right, after.right, strict=True)]
+                    for before, after in pairs
+                ]
+            )
+        else:
             found[name] = over_seeds([after.accuracy - before.accuracy for before, after in pairs])
-    return corrected(found)
+    return found
 
 
 def corrected(differences: dict[str, OverSeeds]) -> dict[str, Difference]:
-    """Differences of a table, whose p-values may then be read together; those of one seed have none."""
-    testable = [name for name, own in differences.items() if own.n > 1]
+    """Differences of a table, whose p-values may then be read together; some of one seed have none."""
+    testable = [name for name, own in differences.items() if not isnan(own.p_value)]
     p_values = dict(zip(testable, holm([differences[name].p_value for name in testable]), strict=True))
     return {
         name: Difference(own, p_values.get(name, float("nan")), own.smallest(max(1, len(testable))))

@@ -54,7 +54,7 @@ def run_job(config: StudyJob, root: Path) -> Outcome:
     found = read_outcome(path)
     values = found.values if found else _values(config)
     work = stages(config, config.arm, values)
-    evaluations = {split: _evaluation(config, split) for split in config.study.splits}
+    evaluations = {split: _evaluation(config, config.arm, split) for split in config.study.splits}
     job = fingerprint([[stage.keys for stage in work], evaluations])
     if found and found.job == job:
         return found
@@ -98,23 +98,23 @@ def stages(config: StudyJob, arm: str, values: dict[str, float] | None = None) -
     found: list[Stage] = []
     for keys in config.study.arms[arm]:
         own = shlex.split(f"{config.study.common} {keys} {config.budget.training}")
-        own += [*as_keys(values or {}), *_everywhere(config)]
+        own += [*as_keys(values or {}), *_everywhere(config, arm)]
         before = found[-1].name if found else "base"
         found.append(Stage(f"{config.study.name}-{config.seed}-{fingerprint([before, own])}", own))
     return found
 
 
-def _everywhere(config: StudyJob) -> list[str]:
-    """Keys of every training and evaluation."""
-    given = shlex.split(f"{config.study.task} {config.also}")
+def _everywhere(config: StudyJob, arm: str) -> list[str]:
+    """Keys of every training and evaluation of an arm."""
+    given = shlex.split(f"{config.study.asks.get(arm, config.study.task)} {config.also}")
     return [f"seed={config.seed}", f"tracking.experiment=study-{config.study.name}", *given]
 
 
-def _evaluation(config: StudyJob, split: str) -> list[str]:
+def _evaluation(config: StudyJob, arm: str, split: str) -> list[str]:
     """Keys of the evaluation on a split; of training problems, on those that the arm was trained on."""
-    limits = [config.budget.problems, trained_on(config.study, config.arm) if split == "train" else 0]
+    limits = [config.budget.problems, trained_on(config.study, arm) if split == "train" else 0]
     limit = min((most for most in limits if most), default=0)
-    return [f"evaluation.split={split}", f"evaluation.limit={limit}", *_everywhere(config)]
+    return [f"evaluation.split={split}", f"evaluation.limit={limit}", *_everywhere(config, arm)]
 
 
 def _trained(config: StudyJob, stage: Stage, start: str, directory: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is kept of a study's job: small enough to be committed, enough to compute every figure again."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cpu_grpo.config.schema import StudyJob
@@ -17,6 +17,8 @@ class Marks:
     problems: str  # fingerprint of their ids: two arms are paired where it is equal
     levels: list[int]  # the problems' difficulties
     right: str  # 1 or 0 for each
+    strict: str = ""  # the same by each extraction; nothing in outcomes of before they were kept
+    flexible: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -31,6 +33,10 @@ class Marks:
         """The same for problems of one difficulty."""
         places = [place for place, own in enumerate(self.levels) if own == level]
         return Marks(self.problems, [level] * len(places), "".join(self.right[place] for place in places))
+
+    def by(self, extraction: str) -> "Marks":
+        """The same where answers are found in that way."""
+        return replace(self, right={"strict": self.strict, "flexible": self.flexible}[extraction])
 
     def first(self, n: int) -> "Marks":
         """The same for the first so many problems."""
@@ -65,7 +71,10 @@ def read_marks(rows: Path) -> Marks:
     return Marks(
         problems=fingerprint([row["id"] for row in found]),
         levels=[row["difficulty"] for row in found],
-        right="".join("1" if row["right"] else "0" for row in found),
+        **{
+            name: "".join("1" if row[key] else "0" for row in found)
+            for name, key in (("right", "right"), ("strict", "strict_right"), ("flexible", "flexible_right"))
+        },
     )
 
 
