@@ -46,7 +46,10 @@ def ran(monkeypatch):
             figures = FIGURES | {"updates": updates, "clipped_share": updates / 10, "peak_rss_bytes": 100 * updates}
             write_json(directory / "results" / "train" / f"{given['name']}.json", figures)
         else:
-            rows = [{"id": f"p{i}", "difficulty": 1 + i % 2, "right": i < 2} for i in range(4)]
+            rows = [
+                {"id": f"p{i}", "difficulty": 1 + i % 2, "right": i < 2, "strict_right": i < 1, "flexible_right": i < 2}
+                for i in range(4)
+            ]
             model = given["evaluation.models"].strip("[]").split("/")[-1]
             write_jsonl(directory / "results" / "evaluate" / f"{model}.jsonl", rows)
             write_json(directory / "results" / "evaluate" / f"{model}.json", {"mlflow_run_id": "def"})
