@@ -23,9 +23,9 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.files import rows_of
 from cpu_grpo.models.gguf_header import Malformed, read_header
 from cpu_grpo.tasks.answers.grader import KINDS, SLOW, Grader
-from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT
+from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT, written
 from cpu_grpo.tasks.answers.number import is_number, number
-from cpu_grpo.tasks.problems import problem_from_row
+from cpu_grpo.tasks.problems import LONGEST, problem_from_row
 from cpu_grpo.tasks.rewards import COMPONENTS, correct
 from cpu_grpo.text import one_line
 
@@ -49,7 +49,6 @@ ANSWERS = {
     "choice": list("ABCDEFGHIJ"),
     "regex": ["x", "y1", "No", "ab c"],
 }
-MARKED = {"####": "#### {}", "boxed": "\\boxed{{{}}}", "answer is": "The answer is {}"}
 NUMBERS = Grader()
 
 
@@ -163,12 +162,12 @@ def kinds(random: Random) -> str:
     grader = Grader(kind, tuple(random.sample(MARKS, random.randrange(1, 4))))
     completion = noise(random) + random.choice(BETWEEN) + noise(random)
     for found in (grader.strict(completion), grader.flexible(completion)):
-        grader.same(found, [noise(random, 3), completion])
+        grader.same(found, [noise(random, 3)[-LONGEST:], completion[-LONGEST:]])
     grader.well_formed(completion)
-    grader.flaw(completion)
+    grader.flaw(completion[-LONGEST:])
     right, wrong = random.sample(ANSWERS[kind], 2)
     mark = random.choice(grader.marks)
-    text = completion + "\n" + MARKED[mark].format(right)
+    text = completion + "\n" + written(right, mark)
     for name, found in (("strict", grader.strict(text)), ("flexible", grader.flexible(text))):
         if grader.same(found, [wrong]) or not grader.same(found, [wrong, right]):
             return f"{kind}, {name}: took {found!r} from {text[-80:]!r}, where {right!r} is right"

@@ -15,7 +15,7 @@ from torture.targets import TARGETS, Target
 def test_nothing_crashes_hangs_or_is_wrong():
     results = fuzz(3000, seed=7)
     assert [result.findings for result in results] == [[]] * len(TARGETS)
-    assert [result.inputs for result in results] == [3000, 3000, 3000, 3000, 30]
+    assert [result.inputs for result in results] == [3000, 3000, 3000, 3000, 3000, 30]
     assert all(result.clean and result.rate > 0 and result.slowest < 1 for result in results)
 
 
@@ -72,7 +72,8 @@ def test_time_ends_it_too(monkeypatch):
 
 
 BROKEN = {
-    "extraction": (targets, "correct", lambda completion, answer: 1.0),
+    "extraction": (targets, "correct", lambda completion, accepted, grader: 1.0),
+    "kinds": (targets.Grader, "same", lambda self, found, accepted: found is not None),
     "rewards": (targets, "is_number", lambda text: text != "5" and 1 / 0),
     "jsonl": (targets, "rows_of", lambda stream, name: stream.read().decode()),
     "gguf": (targets, "read_header", lambda data: data.decode()),

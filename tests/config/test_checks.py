@@ -1,5 +1,6 @@
 """Every rule on configuration values: the complaint names the key, the value and the way out."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.schema import Evaluation, Example, Pipeline, Rewards, Task, Train, Trainer, Validation, Variant
 from cpu_grpo.errors import UserError
+from cpu_grpo.tasks.answers.grader import KINDS
+from cpu_grpo.tasks.answers.marks import MARKS
 
 NO_REWARD = Rewards(correct=0.0)
 
@@ -244,6 +247,35 @@ def test_jsonl_needs_a_path(kind):
     assert "task.path" in message
     assert "empty" in message
     assert "task.path=FILE" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("engine.name", "trl", "variants.quick.method=supervised needs the fast engine, and engine.name is trl"),
+        ("variants.quick.trainer.temperature", 0.7, "trainer.temperature=0.7 would flatten"),
+        ("variants.quick.keep_prompt_tokens", 16, "variants.quick.keep_prompt_tokens=16 cuts prompts"),
+    ],
+)
+def test_supervised_training_is_refused_where_it_would_learn_something_else(key, value, told):
+    config = pipeline(quick=Variant(method="supervised"))
+    check(config)
+    set_key(config, key, value)
+    assert told in complaint(config)
+
+
+@pytest.mark.parametrize("template", ["Answer!", "{Question}"])
+def test_a_template_without_its_question_and_no_marks_are_told(template):
+    config = pipeline()
+    config.task.template = template
+    assert "has no {question}: say where the question goes" in complaint(config)
+    config.task.template, config.task.marks = "{question}", []
+    assert "task.marks is empty" in complaint(config)
+
+
+def test_the_choices_of_a_task_are_the_kinds_and_marks_that_there_are():
+    choices = {item.name: item.metadata.get("choices") for item in fields(Task)}
+    assert choices["answer"] == tuple(KINDS) and choices["marks"] == MARKS
 
 
 @pytest.mark.parametrize("empty", ["question", "answer"])

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, get_args, get_origin
 
 from cpu_grpo.config.names import FORMS
-from cpu_grpo.config.schema import Pipeline, Rewards, StudyJob, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Engine, Pipeline, Rewards, StudyJob, Task, Train, Trainer, Variant
 from cpu_grpo.errors import UserError
 from cpu_grpo.text import one_line, shown
 from cpu_grpo.units import in_bytes
@@ -25,7 +25,7 @@ def check(config: Pipeline | Train | StudyJob) -> None:
     _check_validation(config)
     if isinstance(config, Pipeline):
         for name, variant in config.variants.items():
-            _check_variant(variant, f"variants.{name}.")
+            _check_variant(variant, f"variants.{name}.", config.engine)
             _check_start(name, variant, config.variants)
             if variant.name not in ("", name):
                 raise UserError(f"variants.{name}.name={variant.name} differs from its key: use {name} for both.")
@@ -39,9 +39,7 @@ def check(config: Pipeline | Train | StudyJob) -> None:
                 "a directory: correct it, or name the directory with a slash."
             )
     else:
-        if config.method == "supervised" and config.engine.name != "fast":
-            raise UserError(f"method=supervised needs the fast engine, and engine.name is {config.engine.name}.")
-        _check_variant(config, "")
+        _check_variant(config, "", config.engine)
         _require_names(("name", config.name))
 
 
@@ -152,7 +150,7 @@ def _check_task(task: Task) -> None:
             raise UserError(f"task.examples[{place}] has an empty question or answer: fill it in or leave it out.")
 
 
-def _check_variant(variant: Variant | Train, prefix: str) -> None:
+def _check_variant(variant: Variant | Train, prefix: str, engine: Engine) -> None:
     trainer: Trainer = variant.trainer
     batch = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
     if batch % trainer.num_generations:
@@ -163,10 +161,19 @@ def _check_variant(variant: Variant | Train, prefix: str) -> None:
         )
     if trainer.max_steps == 0:
         raise UserError(f"{prefix}trainer.max_steps=0 trains nothing: use 1 or more, or -1 to count in epochs.")
-    if variant.method == "supervised" and trainer.temperature != 1:
-        raise UserError(
-            f"{prefix}trainer.temperature={trainer.temperature} would flatten what method=supervised imitates: use 1.0."
-        )
+    if variant.method == "supervised":
+        if engine.name != "fast":
+            raise UserError(f"{prefix}method=supervised needs the fast engine, and engine.name is {engine.name}.")
+        if trainer.temperature != 1:
+            raise UserError(
+                f"{prefix}trainer.temperature={trainer.temperature} would flatten what method=supervised imitates: "
+                "use 1.0."
+            )
+        if variant.keep_prompt_tokens:
+            raise UserError(
+                f"{prefix}keep_prompt_tokens={variant.keep_prompt_tokens} cuts prompts that method=supervised tells "
+                "solutions by: use 0."
+            )
     _check_custom(variant.rewards, f"{prefix}rewards.")
     if not any(variant.rewards.weights().values()):
         raise UserError(f"{prefix}rewards are all 0, so nothing can be learnt: give at least one a weight.")

@@ -20,8 +20,8 @@ class FastOptions:
     share_weights: bool = False  # rollouts read the weights where they lie: no copy, slower from some 16 completions on
     share_prefixes: bool = True  # prompts go through the model once for all that begins with them
     skip_useless: bool = True  # completions without advantage stay out of the learner where they have no gradient
-    learn_from: int = 0  # completions of a group that the learner takes, a fair share of better and worse; 0: all
     memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
+    learn_from: int = 0  # completions of a group that the learner takes, a fair share of better and worse; 0: all
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):

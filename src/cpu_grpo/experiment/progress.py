@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 from tqdm import tqdm
@@ -46,12 +47,12 @@ WINDOW = 3  # updates in a row before the warning
 SAMPLES = 16  # completions kept from a sampled update
 
 
-class Kept(TrainerCallback, ExportableState):
+class Kept(TrainerCallback, ExportableState, ABC):
     """A callback that goes on from a checkpoint: subclasses say what it holds of them, as a JSON-like value."""
 
+    @abstractmethod
     def kept(self) -> dict[str, Any]:
         """What checkpoints hold of it."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """The same as transformers takes it."""

@@ -48,8 +48,8 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         scheme_of(config).shared,
         engine.share_prefixes,
         engine.skip_useless,
-        config.learn_from,
         in_bytes(config.memory.limit) or 0,
+        config.learn_from,
     )
     if config.method == "supervised":
         from cpu_grpo.experiment.supervised import SupervisedTrainer, solutions_of

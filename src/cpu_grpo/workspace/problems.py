@@ -45,8 +45,9 @@ def prepare_problems(config: Shared, model_directory: Path, target: Path) -> dic
 
 def problems_file(config: Shared) -> Path:
     """problems.jsonl: the pipeline's if it was drawn from this configuration, else the cache's, made at need."""
-    own, cached = Layout(Path()).data, _cached_data(config)
-    if _card(own).get("config") == _data_fingerprint(config):
+    wanted = _data_fingerprint(config)
+    own, cached = Layout(Path()).data, _cached_data(config, wanted)
+    if _card(own).get("config") == wanted:
         if not _whole(own):
             raise UserError(f"{own / PROBLEMS} was altered or damaged since it was drawn: remove it, and `dvc repro`.")
         return own / PROBLEMS
@@ -57,12 +58,13 @@ def problems_file(config: Shared) -> Path:
 
 def drawn_card(config: Shared) -> dict[str, Any]:
     """What card.json says of the problems, the pipeline's or the cache's; empty where none were drawn yet."""
-    cards = (_card(directory) for directory in (Layout(Path()).data, _cached_data(config)))
-    return next((card for card in cards if card.get("config") == _data_fingerprint(config)), {})
+    wanted = _data_fingerprint(config)
+    cards = (_card(directory) for directory in (Layout(Path()).data, _cached_data(config, wanted)))
+    return next((card for card in cards if card.get("config") == wanted), {})
 
 
-def _cached_data(config: Shared) -> Path:
-    return CACHE / "data" / f"{config.task.name}-{_data_fingerprint(config)}"
+def _cached_data(config: Shared, wanted: str) -> Path:
+    return CACHE / "data" / f"{config.task.name}-{wanted}"
 
 
 def _card(directory: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import regex
 
 from cpu_grpo.tasks.answers import text
 
-SECONDS = 0.5  # that a match may take: an expression of the user's may take for ever on a model's text
+SECONDS = 0.1  # that a match may take: an expression of the user's may take for ever on a model's text
 
 read = text.read
 search = text.search
