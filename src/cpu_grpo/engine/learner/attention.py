@@ -44,13 +44,18 @@ class Block:
 
 def blocks(trees: tuple[Tree, ...]) -> list[Block]:
     """What all prompts begin with; then of each tree the prompt's rest by itself and its completions together."""
-    root = trees[0].root if trees else 0
+    root = _root(trees)
     found = [Block(0, 0, 0, (root,))] if root else []
     for tree in trees:
         found.append(Block(0, 0, tree.start, (tree.prompt,)))
         if tree.lengths:
             found.append(Block(tree.start, tree.prompt, tree.start + tree.prompt, tree.lengths))
     return found
+
+
+def _root(trees: tuple[Tree, ...]) -> int:
+    """How many tokens all prompts begin with."""
+    return trees[0].root if trees else 0
 
 
 class TreeAttention(torch.autograd.Function):
@@ -76,7 +81,7 @@ class TreeAttention(torch.autograd.Function):
             _put_queries(torch.bmm(weights, _keys(v, block)), out, block, k.size(1))
             _put_queries(sums[..., None], logs, block, k.size(1))
             saved.append(weights)
-        root = trees[0].root if trees else 0
+        root = _root(trees)
         share = logs.new_empty(0)  # (N - R, heads, 1) of the root in all that is attended to
         root_logs = logs.new_empty(0)  # (kv, (N - R) * rep)
         if root:
@@ -93,7 +98,7 @@ class TreeAttention(torch.autograd.Function):
         q, k, v, out, share, root_logs, *saved = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
         along = torch.linalg.vecdot(gradient.float(), out.float())[..., None]  # (N, heads, 1)
-        root, kv = (ctx.trees[0].root if ctx.trees else 0), k.size(1)
+        root, kv = _root(ctx.trees), k.size(1)
         if root:
             outer, inner = (share * own[root:] for own in (gradient, along))  # of the root's part
             rows = _rows(q[root:], kv), _rows(outer.to(q.dtype), kv), _rows(inner, kv)

@@ -2,7 +2,7 @@
 
 import re
 
-from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT, marked
+from cpu_grpo.tasks.answers.marks import MAX_TEXT, anywhere
 
 LETTERS = "ABCDEFGHIJ"
 _LETTER = re.compile(
@@ -22,8 +22,7 @@ def read(text: str) -> str | None:
 def search(completion: str) -> str | None:
     """The letter behind the last mark; else the last in brackets, at a line's beginning, or by itself (`A` and `I`
     are words, and don't count there)."""
-    found = marked(completion, MARKS)
-    if found and (letter := read(found[0])):
+    if letter := read(anywhere(completion)):
         return letter
     text = completion[-MAX_TEXT:]
     for pattern in (_ENCLOSED, _LISTED, _ALONE):

@@ -24,6 +24,12 @@ def marked(completion: str, marks: tuple[str, ...]) -> tuple[str, bool] | None:
     return text[begin:end].strip(), not text[end:].strip(closed)
 
 
+def anywhere(completion: str) -> str:
+    """What stands behind the last mark of any kind; empty without one, or where that is nothing."""
+    found = marked(completion, MARKS)
+    return found[0] if found else ""
+
+
 def written(answer: str, mark: str) -> str:
     """An answer behind a mark."""
     form = {"####": "#### {}", "boxed": "The answer is \\boxed{{{}}}.", "answer is": "The answer is {}."}[mark]

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from cpu_grpo.tasks.answers import text
-from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT, marked
+from cpu_grpo.tasks.answers.marks import MAX_TEXT, anywhere
 
 LONGEST = 1_000  # characters of a formula
 _FORMULA = re.compile(
@@ -21,11 +21,10 @@ read = text.read
 
 def search(completion: str) -> str | None:
     """What stands behind the last mark of any kind; else the last formula between `$`, else the last line."""
-    found = marked(completion, MARKS)
-    if found and found[0]:
-        return found[0]
+    if found := anywhere(completion):
+        return found
     formulas = _FORMULA.findall(completion[-MAX_TEXT:])
-    return next(filter(None, formulas[-1])).strip() if formulas else text.search(completion)
+    return next(filter(None, formulas[-1])).strip() if formulas else text.last_line(completion)
 
 
 def same(found: str, reference: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 from unicodedata import normalize
 
-from cpu_grpo.tasks.answers.marks import MARKS, MAX_TEXT, marked
+from cpu_grpo.tasks.answers.marks import MAX_TEXT, anywhere
 
 _AROUND = " \t.,;:!?\"'`*_()[]{}<>\u2018\u2019\u201c\u201d\u00ab\u00bb$\\"
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
@@ -17,9 +17,11 @@ def read(text: str) -> str | None:
 
 def search(completion: str) -> str | None:
     """What stands behind the last mark of any kind, or else the last line that holds something."""
-    found = marked(completion, MARKS)
-    if found and found[0]:
-        return found[0]
+    return anywhere(completion) or last_line(completion)
+
+
+def last_line(completion: str) -> str | None:
+    """The last line that holds something."""
     lines = completion[-MAX_TEXT:].split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
