@@ -13,7 +13,7 @@ from cpu_grpo.experiment.faults import KEPT, LATEST, TEXT, Faults
 from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.tasks.answers.grader import Grader
 from cpu_grpo.tasks.reward_process import Fault
-from cpu_grpo.tasks.rewards import reward_functions
+from cpu_grpo.tasks.rewards import COMPONENTS, reward_functions
 
 HEAD = "import os, signal, sys, time\n"
 PATH = Path("faults") / "mine.jsonl"
@@ -58,8 +58,8 @@ def test_functions_carry_names_and_weights_in_one_order(tmp_path):
 
 @pytest.mark.parametrize("wrap", [str, lambda text: [{"role": "assistant", "content": text}]], ids=["plain", "message"])
 def test_components_of_ours_are_what_they_are_in_process(tmp_path, wrap):
-    config = Rewards(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    columns = {"completions": [wrap("First 12 / 7 ####  5"), wrap("so 5"), wrap("")], "answer": ["5", "6", "7"]}
+    config = Rewards(**dict.fromkeys(COMPONENTS, 1.0))
+    columns = {"completions": [wrap("First 12 / 7 ####  5"), wrap("so 5"), wrap("")], "accepted": [["5"], ["6"], ["7"]]}
     with Rewarding(config, Grader(), tmp_path / "faults.jsonl") as rewards:
         plain, weights = reward_functions(config)
         assert rewards.weights == weights
@@ -115,7 +115,7 @@ def test_without_faults_the_count_is_there_and_the_file_is_not(rewarding, capsys
     metrics = []
     with rewarding("return 1") as rewards:
         for function in rewards.functions:
-            function(completions=["5"], answer=["5"], log_metric=lambda *pair: metrics.append(pair))
+            function(completions=["5"], answer=["5"], accepted=[["5"]], log_metric=lambda *pair: metrics.append(pair))
     assert metrics == [("reward_faults/mine", 0)]
     assert not PATH.parent.exists() and not capsys.readouterr().err
 
