@@ -30,8 +30,8 @@ def test_a_row_leaves_out_the_mean_of_what_never_applied(nothing):
     assert "brevity" not in row and row["reward_faults/brevity"] == 8.0
 
 
-def test_samples_sum_what_applies():
-    log = UpdateLog(SimpleNamespace(last_step=0), SimpleNamespace(), 1)
+def test_samples_sum_what_applies(tmp_path):
+    log = UpdateLog(SimpleNamespace(last_step=0), SimpleNamespace(), 1, tmp_path)
     rewards = {"correct": [1.0, 0.0], "brevity": [math.nan, -0.5]}
     kept = {"prompt": ["p", "p"], "completion": ["a", "b"], "rewards": rewards, "advantages": [1.0, -1.0]}
     weights = SimpleNamespace(tolist=lambda: [1.0, 2.0])

@@ -85,6 +85,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         self.bad_batches = Path(self.args.output_dir) / "bad_batches"  # where those of skipped updates are kept
         self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
         self.after_update: Callable[[], None] = lambda: None  # called once an update has been logged
+        self.add_to_checkpoint: Callable[[Path], None] = lambda directory: None  # puts more files into one
         self.checkpoint_seconds = 0.0  # that the last checkpoint took
         self._closed = 0  # the update that was last logged
         self._boundary: tuple[dict[str, Any], RandomStates] | None = None  # as the last update left things
@@ -251,6 +252,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         try:
             super()._save_checkpoint(self.model, trial)
             torch.save(state, directory / EXACT)
+            self.add_to_checkpoint(directory)
             seal(directory)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)

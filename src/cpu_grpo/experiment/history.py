@@ -1,60 +1,150 @@
-"""The figures of each update, held in a few bytes each: a run of days has hundreds of thousands of updates."""
+"""What a run has to tell of its updates, on disk: a run of days has hundreds of thousands of them."""
 
+import json
 import math
-from array import array
+import shutil
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
-Rows = list[dict[str, float]]
+Row = dict[str, Any]
+RECENT = 8  # updates whose figures are also held in memory
 STEADY = 200  # sampled updates that are kept, at most
 
 
+class Journal:
+    """Rows in a file that grows by a line of JSON each. What cannot be written now waits and is tried again."""
+
+    def __init__(self, path: Path) -> None:
+        """Starts an empty one; nothing is written before the first row."""
+        self.path = path
+        self._bytes = 0  # of the file that are whole lines
+        self._waiting: list[bytes] = []
+
+    def append(self, rows: list[Row]) -> None:
+        """Adds rows."""
+        self._waiting += [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+        with suppress(OSError):
+            self._write()
+
+    def rows(self) -> list[Row]:
+        """All of them, in the order in which they came."""
+        with suppress(OSError):
+            self._write()
+        return [json.loads(line) for line in (*self._written(), *self._waiting)]
+
+    def replace(self, rows: list[Row]) -> None:
+        """Holds these instead."""
+        self._bytes, self._waiting = 0, []
+        self.append(rows)
+
+    def copy_to(self, directory: Path) -> None:
+        """Puts a copy into a directory.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._write()
+        shutil.copyfile(self.path, directory / self.path.name)
+
+    def go_on(self, directory: Path) -> None:
+        """Holds the rows of the copy in a directory instead.
+
+        Raises:
+            OSError: there is none, or it cannot be copied.
+        """
+        shutil.copyfile(directory / self.path.name, self.path)
+        self._bytes, self._waiting = self.path.stat().st_size, []
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as stream:
+            stream.truncate(self._bytes)  # what was there before, or half a line of a full disk
+            text = b"".join(self._waiting)
+            stream.write(text)
+        self._bytes, self._waiting = self._bytes + len(text), []
+
+    def _written(self) -> list[bytes]:
+        if not self._bytes:
+            return []
+        with self.path.open("rb") as stream:
+            return stream.read(self._bytes).splitlines(keepends=True)
+
+
 class History:
-    """Rows of figures by name. What a row lacks is NaN, and is not there when rows are read."""
+    """The figures of each update. The last update's can still be added to."""
 
-    def __init__(self, rows: Rows | None = None) -> None:
-        self._columns: dict[str, array[float]] = {}
-        self._whole: set[str] = set()  # columns of whole numbers
-        self._length = 0
-        for row in rows or []:
-            self.append(row)
+    def __init__(self, path: Path) -> None:
+        """`path`: the file that all but the last update's are in."""
+        self._journal = Journal(path)
+        self._recent: deque[Row] = deque(maxlen=RECENT)
 
-    def __len__(self) -> int:
-        return self._length
-
-    def append(self, row: dict[str, float]) -> None:
-        """Adds a row."""
-        self._length += 1
-        for column in self._columns.values():
-            column.append(math.nan)
+    def append(self, row: Row) -> None:
+        """Adds an update; a figure that is NaN does not apply to it, and is left out."""
+        if self._recent:
+            self._journal.append([self._recent[-1]])
+        self._recent.append({})
         self.amend(row)
 
-    def amend(self, figures: dict[str, float]) -> None:
-        """Adds figures to the last row."""
-        for name, value in figures.items():
-            if name not in self._columns:
-                self._columns[name] = array("d", [math.nan]) * self._length
-                self._whole |= {name} if isinstance(value, int) else set()
-            self._columns[name][-1] = value
+    def amend(self, figures: Row) -> None:
+        """Adds figures to the last update."""
+        self._recent[-1].update({name: value for name, value in figures.items() if not math.isnan(value)})
 
-    def rows(self) -> Rows:
-        """All of them, in the order in which they came."""
-        return [self.row(place) for place in range(self._length)]
-
-    def row(self, place: int) -> dict[str, float]:
-        """One; -1 is the last."""
-        found = {name: column[place] for name, column in self._columns.items()}
-        return {
-            name: int(value) if name in self._whole else value for name, value in found.items() if not math.isnan(value)
-        }
+    def rows(self) -> list[Row]:
+        """Of all updates, in their order."""
+        return [*self._journal.rows(), *list(self._recent)[-1:]]
 
     def last(self, name: str, count: int) -> list[float]:
-        """A column's last values, fewer where there are fewer."""
-        return list(self._columns.get(name, [])[-count:])
+        """A figure in the last updates, RECENT at most; fewer where fewer have it."""
+        return [row[name] for row in list(self._recent)[-count:] if name in row]
+
+    @property
+    def step(self) -> int:
+        """The last update's number."""
+        return int(self._recent[-1]["step"])
+
+    def recent(self) -> list[Row]:
+        """What a checkpoint holds beside the journal's copy."""
+        return list(self._recent)
+
+    def copy_to(self, directory: Path) -> None:
+        """Puts a copy of all but the last update's into a directory, as `Journal.copy_to` does."""
+        self._journal.copy_to(directory)
+
+    def go_on(self, directory: Path, recent: list[Row]) -> None:
+        """Goes on from a checkpoint: a directory that `copy_to` wrote to, and what was `recent` then."""
+        self._journal.go_on(directory)
+        self._recent.extend(recent)
 
 
-def thinned(samples: list[dict[str, object]]) -> list[dict[str, object]]:
-    """The samples of every second sampled update, once there are STEADY of them."""
-    steps = list(dict.fromkeys(row["step"] for row in samples))
-    if len(steps) < STEADY:
-        return samples
-    kept = set(steps[::2])
-    return [row for row in samples if row["step"] in kept]
+class Samples:
+    """Completions of sampled updates: of every second one sampled so far, each time there are STEADY of them."""
+
+    def __init__(self, path: Path) -> None:
+        """`path`: the file that they are in."""
+        self._journal = Journal(path)
+        self.updates = 0  # that there are completions of; a checkpoint holds it beside the journal's copy
+
+    def add(self, rows: list[Row]) -> None:
+        """Adds those of an update."""
+        self._journal.append(rows)
+        self.updates += 1
+        if self.updates == STEADY:
+            rows = self.rows()
+            kept = set(list(dict.fromkeys(row["step"] for row in rows))[::2])
+            self._journal.replace([row for row in rows if row["step"] in kept])
+            self.updates = len(kept)
+
+    def rows(self) -> list[Row]:
+        """All of them, in the order in which they came."""
+        return self._journal.rows()
+
+    def copy_to(self, directory: Path) -> None:
+        """Puts a copy into a directory, as `Journal.copy_to` does."""
+        self._journal.copy_to(directory)
+
+    def go_on(self, directory: Path, updates: int) -> None:
+        """Goes on from a checkpoint: a directory that `copy_to` wrote to, and what was `updates` then."""
+        self._journal.go_on(directory)
+        self.updates = updates

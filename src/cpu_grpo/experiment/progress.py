@@ -5,13 +5,14 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from cpu_grpo.experiment.history import History, thinned
+from cpu_grpo.experiment.history import History, Samples
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.hardware import ResourceMonitor
 from cpu_grpo.tasks.rewards import COMPONENTS, text_of
@@ -69,9 +70,13 @@ class UpdateLog(Kept):
     All of it, and what the run has used so far, is part of checkpoints, and goes on from there.
     """
 
-    def __init__(self, run: Run, monitor: ResourceMonitor, samples_every: int) -> None:
-        self.history = History()
-        self.samples: list[dict[str, Any]] = []
+    def __init__(
+        self, run: Run, monitor: ResourceMonitor, samples_every: int, directory: Path, goes_on_from: Path | None = None
+    ) -> None:
+        """`directory`: where it is collected; `goes_on_from`: the checkpoint that the run does."""
+        self.history = History(directory / "history.jsonl")
+        self.samples = Samples(directory / "samples.jsonl")
+        self._goes_on_from = goes_on_from
         self._run = run
         self._monitor = monitor
         self._samples_every = samples_every
@@ -88,8 +93,8 @@ class UpdateLog(Kept):
 
     def kept(self) -> dict[str, Any]:
         return {
-            "history": self.history.rows(),
-            "samples": self.samples,
+            "recent": self.history.recent(),
+            "sampled": self.samples.updates,
             "warned": sorted(self._warned),
             "used": self._monitor.used(),
             "trained": self.train_seconds,
@@ -104,17 +109,19 @@ class UpdateLog(Kept):
     def add(self, figures: dict[str, float]) -> None:
         """Figures of the last update, found after it was logged."""
         self.history.amend(figures)
-        if (step := int(self.history.row(-1)["step"])) > self._run.last_step:
-            self._run.metrics(figures, step)
+        if self.history.step > self._run.last_step:
+            self._run.metrics(figures, self.history.step)
 
     def watch(self, trainer: Any) -> None:
         """Names the trainer whose completions are sampled."""
         self._trainer = trainer
+        trainer.add_to_checkpoint = self._copy_to
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step:
+        if self._goes_on_from:
             kept = self.held(state)
-            self.history, self.samples = History(kept["history"]), kept["samples"]
+            self.history.go_on(self._goes_on_from, kept["recent"])
+            self.samples.go_on(self._goes_on_from, kept["sampled"])
             self._warned = set(kept["warned"])
             self._monitor.go_on(kept["used"])
             self._trained = kept["trained"]
@@ -140,7 +147,7 @@ class UpdateLog(Kept):
             state.global_step % self._samples_every in (0, 1 % self._samples_every)
             or state.global_step == state.max_steps
         ):
-            self.samples = thinned(self.samples + self._sampled(state.global_step))
+            self.samples.add(self._sampled(state.global_step))
         self._warn("clipped_share", "of the completions were cut off at the token limit: raise max_completion_length")
         self._warn(
             "no_spread_share",
@@ -156,7 +163,11 @@ class UpdateLog(Kept):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()
-        self._run.table(self.samples, "samples.json")
+        self._run.table(self.samples.rows(), "samples.json")
+
+    def _copy_to(self, checkpoint: Path) -> None:
+        self.history.copy_to(checkpoint)
+        self.samples.copy_to(checkpoint)
 
     def _sampled(self, step: int) -> list[dict[str, Any]]:
         kept = self._trainer._logs  # the last generation batch, as TRL keeps it for its own tables

@@ -61,28 +61,29 @@ def train_variant(
         begin = time.perf_counter()
         model, tokenizer = load_model(start, DTYPES["fp32" if config.memory.scheme == "full" else "bf16"])
         load_seconds = time.perf_counter() - begin
-        log = UpdateLog(run, monitor, config.tracking.samples_every)
         timer = CheckpointTimer(config.checkpoint, plan.training if plan else None)
-        validators = _validators(config, problems, tokenizer, hardware, log, checkpoints)
+        newest = _newest(checkpoints)
         with tempfile.TemporaryDirectory() as scratch:
-            callbacks = [log, timer, *validators] if checkpoints else [log]
             place = checkpoints or Path(scratch)
+            log = UpdateLog(run, monitor, config.tracking.samples_every, place, newest)
+            validators = _validators(config, problems, tokenizer, hardware, log, checkpoints)
+            callbacks = [log, timer, *validators] if checkpoints else [log]
             trainer = _trainer(config, hardware, model, tokenizer, problems, rewards, place, callbacks)
             try:
-                _train(trainer, config, start, target, signals, rewards, checkpoints)
+                _train(trainer, config, start, target, signals, rewards, newest)
             finally:
                 if rewards.faults.path.is_file():
                     run.artifact(rewards.faults.path)
+            history, samples = log.history.rows(), log.samples.rows()
         train_seconds = log.train_seconds
         validated = {key: value for validator in validators for key, value in validator.settle().items()}
         with new_directory(target) as directory:
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
-    history = log.history.rows()
     figures = summarise(config, history, monitor, hardware, load_seconds, train_seconds)
     figures |= {"checkpoints": log.checkpoints, "checkpoint_seconds": log.checkpoint_seconds}
     figures |= (comparison(plan, history) if plan else {}) | validated
-    return Trained(figures | {"mlflow_run_id": run.run_id}, history, log.samples)
+    return Trained(figures | {"mlflow_run_id": run.run_id}, history, samples)
 
 
 def _trainer(
@@ -120,7 +121,7 @@ def _train(
     target: Path,
     signals: Signals,
     rewards: Rewarding,
-    checkpoints: Path | None,
+    newest: Path | None,
 ) -> None:
     """Trains, from the newest checkpoint on if there is one; words what ends it before its time."""
     keep = partial(_keep, trainer.processing_class, config, start, unfinished(target))
@@ -128,13 +129,12 @@ def _train(
         trainer.bad_batches = target.with_name(f"{target.name}-bad-batches")
         trainer.shortage.alarm = partial(keep, trainer.accelerator.unwrap_model(trainer.model))
         trainer.stop_asked = signals.asked
-    newest = _newest(checkpoints)
     if newest is None:
         rewards.faults.forget()
     try:
-        trainer.train(resume_from_checkpoint=newest)
+        trainer.train(resume_from_checkpoint=newest and str(newest))
     except UserError:  # of rewards, before which a started update has changed nothing
-        if checkpoints:
+        if config.engine.name == "fast":
             trainer.save_last_update()
         raise
     except MemoryError as error:
@@ -162,7 +162,7 @@ def _validators(
     return [Validator(config, problems, tokenizer, hardware.precision, log, checkpoints)]
 
 
-def _newest(checkpoints: Path | None) -> str | None:
+def _newest(checkpoints: Path | None) -> Path | None:
     """The checkpoint that a run goes on from, if there is one; says so, and of damaged ones that they are not it."""
     if checkpoints is None:
         return None
@@ -171,7 +171,7 @@ def _newest(checkpoints: Path | None) -> str | None:
         warn(sentence)
     if found:
         print(f"goes on from {found}")
-    return str(found) if found else None
+    return found
 
 
 def _told(kept: Path | None, state: Any) -> str:
