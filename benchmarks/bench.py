@@ -50,6 +50,12 @@ class Bench:
             return Work(prompts, 2, 16, completion_tokens // 16)
         return Work(prompts, 8, 115, completion_tokens)
 
+    def work_behind_examples(self) -> Work:
+        """Five groups of 8 behind eight worked examples, as GSM8K is asked; or a sixteenth of that."""
+        if self.quick:
+            return Work(2, 2, 70, 5, shared_tokens=63)
+        return Work(5, 8, 1115, 80, shared_tokens=1000)
+
     def describe_model(self, model: str) -> str:
         return f"tiny stand-in for {model}" if self.quick else ENGINES[model]
 

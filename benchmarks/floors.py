@@ -1,8 +1,8 @@
 """The least time that the work itself takes: operations over the measured GEMM rate, bytes over the measured bandwidth.
 
-Counted: the matrix products of the layers and the head, with each prompt computed once for its whole group; in decoding
-also the weights, read once a step; in the optimizer AdamW's state. Not counted, so that these stay lower bounds:
-attention, norms, sampling, rounding the weights, Python.
+Counted: the matrix products of the layers and the head, with each prompt computed once for its whole group; in
+decoding also the weights, read once a step; in the optimizer AdamW's state; in attention the products with what all
+prompts begin with. Not counted, so that these stay lower bounds: other attention, norms, sampling, rounding, Python.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class Work:
     completions: int  # of each prompt
     prompt_tokens: int
     completion_tokens: int
+    shared_tokens: int = 0  # that all prompts begin with
 
     @property
     def sequences(self) -> int:
@@ -29,7 +30,8 @@ class Work:
     @property
     def packed_tokens(self) -> int:
         """Tokens that the learner's model must see: each prompt once, and all but the last of each completion."""
-        return self.prompts * (self.prompt_tokens + self.completions * (self.completion_tokens - 1))
+        own = self.prompt_tokens - self.shared_tokens
+        return self.shared_tokens + self.prompts * (own + self.completions * (self.completion_tokens - 1))
 
     @property
     def scored_tokens(self) -> int:
@@ -58,9 +60,15 @@ def decode_step_operations(shape: Shape, work: Work) -> int:
     return 2 * (shape.body + shape.head) * work.sequences
 
 
-def learner_operations(shape: Shape, work: Work) -> int:
-    """Forward (2 a weight and token) and backward (4): 6 x body x packed tokens + 6 x head x scored tokens."""
-    return 6 * shape.body * work.packed_tokens + 6 * shape.head * work.scored_tokens
+def learner_operations(shape: Shape, work: Work, recompute: bool = False) -> int:
+    """Forward (2 a weight and token), backward (4), and forward again where the layers are computed twice.
+
+    6 or 8 x (body x packed tokens + head x scored tokens); and as much for each pair of a query and a shared token, in
+    each layer, of which scores and sums are products as wide as all heads' queries.
+    """
+    pairs = (work.packed_tokens - work.shared_tokens) * work.shared_tokens
+    weights = shape.body * work.packed_tokens + shape.head * work.scored_tokens
+    return (8 if recompute else 6) * (weights + 2 * shape.queries * shape.layers * pairs)
 
 
 def rollout_seconds(shape: Shape, work: Work, rates: Rates) -> float:

@@ -118,12 +118,13 @@ def _both(one: FuzzResult | None, other: FuzzResult) -> FuzzResult:
 def soak_row(amounts: Amounts, model: Path, data: Path | None) -> list[Finding]:
     with tempfile.TemporaryDirectory() as scratch:
         found = soak(model, amounts.soak, Path(scratch))
-    told = (
+    seen = (
         f"{found.hours:.2f} h, {found.updates:,} updates: {found.megabytes_per_hour:+.2f} MB/h, open files "
         f"{found.files[0]} to {found.files[1]}, threads {found.threads[0]} to {found.threads[1]}"
     )
     flat = found.files[1] <= found.files[0] and found.threads[1] <= found.threads[0]
-    short = found.hours < 1  # too short for a slope, and to be warm: that it runs is all that can be seen
+    short = found.hours < 1  # not warm, and no slope: that it runs and stops is all that can be seen
+    told = f"{found.updates:,} updates; too short for a slope" if short else seen
     met = found.updates > 0 and (short or (flat and found.megabytes_per_hour < 1))
     return [Finding("soak", told, "< 1 MB/h, no more files or threads", met, asdict(found))]
 

@@ -1,7 +1,8 @@
 """Worker: seconds of the learner's forward and backward over whole groups, and the GEMM rate around them.
 
-A task has: model, base, work (a list of Work), times, quick. The weights are rounded to the compute dtype beforehand,
-as that is done once for many micro-batches (the benchmark's row weight_refresh has its price).
+A task has: model, base, work (a list of Work), times, quick, lean (weights in bf16, and layers computed twice). The
+weights are rounded to the compute dtype beforehand, as that is done once for many micro-batches (the benchmark's row
+weight_refresh has its price).
 """
 
 import time
@@ -23,7 +24,7 @@ def measure(task: Json) -> Json:
     """A warm-up and timed passes for each amount of work; GFLOP/s of matrix products before and after."""
     use_all_cores()
     keep_memory()
-    model, tokenizer = load(task)
+    model, tokenizer = load(task, torch.bfloat16 if task["lean"] else torch.float32)
     precision = fastest_precision()
     rates = [peak(precision, task["quick"])]
     seconds = []
@@ -37,7 +38,7 @@ def measure(task: Json) -> Json:
         passes = []
         for _ in range(1 + task["times"]):
             start = time.perf_counter()
-            logps, _ = completion_logps(rounded, ids, torch.ones_like(ids), work.completion_tokens, 1.0)
+            logps, _ = completion_logps(rounded, ids, torch.ones_like(ids), work.completion_tokens, 1.0, task["lean"])
             logps.mean().neg().backward()
             passes.append(time.perf_counter() - start)
         seconds.append(passes[1:])
@@ -53,7 +54,9 @@ def measure(task: Json) -> Json:
 
 def batch(tokenizer: object, work: Work) -> torch.Tensor:
     """Groups as TRL hands them over, (B, P + T): prompts repeated, and random completions."""
-    asked = prompt_ids(tokenizer, prompts(tokenizer, work.prompts, work.prompt_tokens, 0))
+    shared, own = work.shared_tokens, work.prompt_tokens - work.shared_tokens
+    common = prompt_ids(tokenizer, prompts(tokenizer, 1, shared, 1))[0] if shared else []
+    asked = [common + ids for ids in prompt_ids(tokenizer, prompts(tokenizer, work.prompts, own, 0))]
     rows = torch.tensor(asked).repeat_interleave(work.completions, dim=0)  # (B, P)
     draw = torch.Generator().manual_seed(0)
     completions = torch.randint(len(tokenizer), (rows.size(0), work.completion_tokens), generator=draw)  # (B, T)

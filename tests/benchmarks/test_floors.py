@@ -15,7 +15,7 @@ from floors import (
     update_seconds,
 )
 
-SHAPE = SimpleNamespace(body=100, head=10, parameters=115)
+SHAPE = SimpleNamespace(body=100, head=10, parameters=115, queries=4, layers=3)
 WORK = Work(prompts=2, completions=4, prompt_tokens=5, completion_tokens=3)
 
 
@@ -29,6 +29,14 @@ def test_operations():
     assert prefill_operations(SHAPE, WORK) == 2 * 100 * 10 + 2 * 10 * 2 == 2040
     assert decode_step_operations(SHAPE, WORK) == 2 * 110 * 8 == 1760
     assert learner_operations(SHAPE, WORK) == 6 * 100 * 26 + 6 * 10 * 24 == 17_040
+
+
+def test_what_all_prompts_begin_with_counts_once_and_is_attended_to_by_all_else():
+    work = Work(prompts=2, completions=4, prompt_tokens=5, completion_tokens=3, shared_tokens=4)
+    assert work.packed_tokens == 4 + 2 * 1 + 8 * 2 == 22
+    products = 100 * 22 + 10 * 24 + 18 * 4 * (2 * 4) * 3  # 18 queries, 4 keys, scores and sums of 4 features, 3 layers
+    assert learner_operations(SHAPE, work) == 6 * products
+    assert learner_operations(SHAPE, work, recompute=True) == 8 * products
 
 
 def test_seconds_where_operations_limit():
