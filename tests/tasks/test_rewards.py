@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from cpu_grpo.config.schema import Rewards
 from cpu_grpo.tasks.answers.grader import Grader
-from cpu_grpo.tasks.rewards import COMPONENTS, closeness, correct, digits, format, keywords, length, reward_functions
+from cpu_grpo.tasks.rewards import (
+    COMPONENTS,
+    closeness,
+    concise,
+    correct,
+    digits,
+    format,
+    keywords,
+    length,
+    reward_functions,
+)
 
 GRADER = Grader()
 
@@ -45,6 +55,14 @@ def test_correct(completion, reward):
 )
 def test_closeness(completion, answer, reward):
     assert closeness(completion, [answer], GRADER) == pytest.approx(reward)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [("12", 0.998), ("x" * 496 + " 12.", 0.5), ("x" * 996 + " 12.", 0), ("x" * 2000 + " 12.", 0), ("13", 0), ("", 0)],
+)
+def test_concise_pays_right_answers_alone(completion, reward):
+    assert concise(completion, ["12"], GRADER) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +148,7 @@ def test_each_function_computes_the_component_it_is_named_after():
         "keywords": [0.1, 0],
         "digits": [1, 1],
         "length": [0.04, 0.04],
+        "concise": [1 - 7 / 1000, 1 - 7 / 1000],
     }
 
 

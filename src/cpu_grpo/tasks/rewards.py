@@ -21,6 +21,7 @@ RewardFunction = Callable[..., Sequence[float | None]]
 
 KEYWORDS = ("first", "then", "next", "because", "therefore", "so", "step", "total", "answer", "calculate")
 LENGTH_FULL = 50  # words that earn the whole length reward
+LONG = 1000  # characters from which on a right answer is no longer concise
 
 
 def correct(completion: str, accepted: list[str], grader: Grader) -> float:
@@ -46,6 +47,11 @@ def format(completion: str, accepted: list[str], grader: Grader) -> float:
     return float(grader.well_formed(completion))
 
 
+def concise(completion: str, accepted: list[str], grader: Grader) -> float:
+    """Of a right answer, 1 - characters / LONG, at least 0; 0 of others, so that being short alone earns nothing."""
+    return correct(completion, accepted, grader) * max(0.0, 1 - len(completion) / LONG)
+
+
 def keywords(completion: str, accepted: list[str], grader: Grader) -> float:
     """Share of the study's ten reasoning words that occur."""
     words = set(re.findall(r"[a-z]+", completion[-MAX_TEXT:].lower()))
@@ -67,6 +73,7 @@ COMPONENTS = {
     "strict": strict,
     "closeness": closeness,
     "format": format,
+    "concise": concise,
     "keywords": keywords,
     "digits": digits,
     "length": length,
