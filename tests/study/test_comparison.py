@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from scipy.stats import t, ttest_rel
 
-from cpu_grpo.config.schema import Budget, Forgetting, Study, StudyJob
+from cpu_grpo.config.schema import Budget, Forgetting, Published, Study, StudyJob
 from cpu_grpo.report.speed import speed_section
+from cpu_grpo.report.studies import comparison_section
 from cpu_grpo.report.text import NOTHING
 from cpu_grpo.study.comparison import arms, forgotten, speed_ratios, speeds
 from cpu_grpo.study.outcomes import Marks, Outcome
@@ -193,3 +194,14 @@ def test_one_seed_on_shared_problems_has_an_interval_over_these():
     _, a = arms(SHARED, found)
     assert a.gain.over_seeds.n == 1 and a.gain.over_seeds.low < a.gain.over_seeds.mean == 0.375
     assert a.gain.over_seeds.p_value == pytest.approx(ttest_rel([1, 1, 1, 1] + [0] * 4, [1] + [0] * 7).pvalue)
+
+
+def test_the_first_problems_are_told_apart_where_others_reported_on_as_many():
+    found = [extracted("base", 1, "1000", "1000"), extracted("a", 1, "0110", "0110"), extracted("a", 2, "1110", "1110")]
+    published = Published(problems=2, right={"base": 1, "a": 0})
+    few = replace(SHARED, study=replace(SHARED.study, arms={"base": [], "a": ["seed=1"]}, published=published))
+    assert [arm.first.mean for arm in arms(few, found)] == [0.5, 0.75]
+    assert [arm.first for arm in arms(SHARED, found)] == [None, None]
+    table = comparison_section(few, found).table
+    cells = {row[0][0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert cells["a"]["First 2 problems"][0] == "75.0 %" and cells["base"]["As published"][0] == "50.0 %"

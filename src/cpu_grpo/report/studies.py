@@ -162,6 +162,7 @@ def _table(config: StudyJob, found: list[Arm]) -> Table:
         header += [f"{extraction.capitalize()} extraction", f"Against {reference}, {extraction} (points)"]
     header += [
         *(["Accuracy"] if not config.study.extractions else []),
+        *([f"First {published.problems} problems"] if any(arm.first for arm in found) else []),
         *(["As published"] if published.problems else []),
         *(f"On {split} problems" for split in others),
     ]
@@ -177,6 +178,7 @@ def _table(config: StudyJob, found: list[Arm]) -> Table:
             row += [_accuracy(accuracy) if accuracy else (NOTHING,), _difference(difference)]
         if not config.study.extractions:
             row += [(*_accuracy(arm.accuracy["test"]), f"{arm.problems} problems")]
+        row += [_accuracy(arm.first)] if arm.first else []
         row += [published_cell(published, arm.name)] if published.problems else []
         row += [_accuracy(arm.accuracy[split]) for split in others]
         if not config.study.extractions:

@@ -34,6 +34,7 @@ class Arm:
     difference: Difference | None  # to the study's reference
     figures: dict[str, float]  # means over seeds
     extracted: dict[str, tuple[OverSeeds, Difference | None]]  # by extraction: accuracy and difference to the reference
+    first: OverSeeds | None  # accuracy on the first test problems, as many as others have reported on
 
 
 def arms(config: StudyJob, outcomes: Sequence[Outcome], split: str = "test") -> list[Arm]:
@@ -56,6 +57,7 @@ def arms(config: StudyJob, outcomes: Sequence[Outcome], split: str = "test") -> 
             difference=differences.get(name),
             figures={key: mean(outcome.figures[key] for outcome in found) for key in found[0].figures},
             extracted=extracted.get(name, {}),
+            first=_first(study, [outcome.marks[split] for outcome in found]),
         )
         for name, found in by_arm.items()
     ]
@@ -65,6 +67,11 @@ def _accuracy(study: Study, marks: list[Marks]) -> OverSeeds:
     if study.same_problems:
         return over_seeds_and_problems([[float(own) for own in found.right] for found in marks])
     return over_seeds([found.accuracy for found in marks])
+
+
+def _first(study: Study, marks: list[Marks]) -> OverSeeds | None:
+    few = study.published.problems
+    return _accuracy(study, [found.first(few) for found in marks]) if few and study.same_problems else None
 
 
 def _extracted(study: Study, marks: BySeed) -> dict[str, dict[str, tuple[OverSeeds, Difference | None]]]:
