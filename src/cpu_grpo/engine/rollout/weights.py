@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpu_grpo.engine.decoder import Decoder, Linear, Norm, add_adapter
+from cpu_grpo.engine.decoder import Decoder, Linear, Norm
 from cpu_grpo.engine.kernels import native
 from cpu_grpo.engine.kernels.products import FEW, InPlace, Narrow, Product, as_fast, product
 from cpu_grpo.hardware import DTYPES
@@ -66,7 +66,7 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
         biases = [part.bias for part in parts]
         in_place = shared or (rows <= FEW and as_fast(dtype, weights))
         base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
-        return _adapted(base, parts) if apart and any(part.adapters for part in parts) else base
+        return _adapted(base, parts, dtype) if apart and any(part.adapters for part in parts) else base
 
     layers = tuple(
         PackedLayer(
@@ -86,18 +86,19 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) ->
     return PackedDecoder(decoder, dtype, layers, _wide(decoder.norm), head, _at_once(layers))
 
 
-def _adapted(base: Product, parts: tuple[Linear, ...]) -> Product:
-    """The projections' product, and what their adapters add to it."""
-    outs = [part.weight.size(0) for part in parts]
+def _adapted(base: Product, parts: tuple[Linear, ...], dtype: torch.dtype) -> Product:
+    """The projections' product, and what their adapters add to it: of all of them in two products, as small ones cost
+    mostly their calls."""
+    down = torch.cat([adapter.down.detach() for part in parts for adapter in part.adapters])  # (R, in)
+    up = torch.block_diag(*(_ups(part) for part in parts))  # (R, sum of outs), R the sum of ranks
+    down, up = down.to(dtype).t(), up.to(dtype)
+    return lambda x: base(x).addmm_(x @ down, up)
 
-    def product(x: torch.Tensor) -> torch.Tensor:
-        out = base(x)
-        for some, part in zip(out.split(outs, dim=1), parts, strict=True):
-            for adapter in part.adapters:
-                add_adapter(some, x, adapter.down.detach(), adapter.up.detach(), adapter.scale)
-        return out
 
-    return product
+def _ups(part: Linear) -> torch.Tensor:
+    """A projection's adapters' ups, scaled, one below the other: (sum of ranks, out)."""
+    none = torch.empty(0, part.weight.size(0))
+    return torch.cat([none, *(adapter.scale * adapter.up.detach().t().float() for adapter in part.adapters)])
 
 
 def _at_once(layers: tuple[PackedLayer, ...]) -> AtOnce | None:
