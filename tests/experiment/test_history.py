@@ -77,6 +77,12 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_room(tmp_path, monkey
     assert (tmp_path / "rows.jsonl").read_text() == '{"n": 1}\n{"n": 2}\n{"n": 3}\n'
 
 
+def test_text_that_is_no_unicode_is_kept(tmp_path):
+    journal = Journal(tmp_path / "rows.jsonl")
+    journal.append([{"completion": "\ud800 \u2028\r\n"}])
+    assert journal.rows() == [{"completion": "\ud800 \u2028\r\n"}]
+
+
 def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path):
     Journal(tmp_path / "rows.jsonl").append([{"n": 1}])
     journal = Journal(tmp_path / "rows.jsonl")
@@ -93,7 +99,7 @@ def test_samples_of_a_long_run_are_thinned_evenly(tmp_path):
             assert len(samples.rows()) == STEADY  # of half of them
     steps = sorted({row["step"] for row in samples.rows()})
     assert STEADY / 2 <= len(steps) <= STEADY and len(samples.rows()) == 2 * len(steps)
-    assert steps[0] == 1 and steps[-1] > 4.9 * STEADY and samples.updates == len(steps)
+    assert steps[0] == 1 and steps[-1] > 4.9 * STEADY and samples.steps() == steps
 
 
 def test_samples_go_on_from_a_checkpoint(tmp_path):
@@ -103,6 +109,6 @@ def test_samples_go_on_from_a_checkpoint(tmp_path):
     samples.copy_to(tmp_path / "checkpoint")
     samples.add([{"step": 2}])
     again = Samples(tmp_path / "samples.jsonl")
-    again.go_on(tmp_path / "checkpoint", 1)
+    again.go_on(tmp_path / "checkpoint")
     again.add([{"step": 3}])
-    assert again.rows() == [{"step": 1}, {"step": 3}] and again.updates == 2
+    assert again.rows() == [{"step": 1}, {"step": 3}] and again.steps() == [1, 3]

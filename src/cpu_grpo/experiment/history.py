@@ -24,7 +24,7 @@ class Journal:
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows."""
-        self._waiting += [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+        self._waiting += [json.dumps(row).encode() + b"\n" for row in rows]
         with suppress(OSError):
             self._write()
 
@@ -118,33 +118,26 @@ class History:
         self._recent.extend(recent)
 
 
-class Samples:
+class Samples(Journal):
     """Completions of sampled updates: of every second one sampled so far, each time there are STEADY of them."""
 
     def __init__(self, path: Path) -> None:
-        """`path`: the file that they are in."""
-        self._journal = Journal(path)
-        self.updates = 0  # that there are completions of; a checkpoint holds it beside the journal's copy
+        super().__init__(path)
+        self._updates = 0  # that there are completions of
 
     def add(self, rows: list[Row]) -> None:
         """Adds those of an update."""
-        self._journal.append(rows)
-        self.updates += 1
-        if self.updates == STEADY:
-            rows = self.rows()
-            kept = set(list(dict.fromkeys(row["step"] for row in rows))[::2])
-            self._journal.replace([row for row in rows if row["step"] in kept])
-            self.updates = len(kept)
+        self.append(rows)
+        self._updates += 1
+        if self._updates == STEADY:
+            kept = set(self.steps()[::2])
+            self.replace([row for row in self.rows() if row["step"] in kept])
+            self._updates = len(kept)
 
-    def rows(self) -> list[Row]:
-        """All of them, in the order in which they came."""
-        return self._journal.rows()
+    def steps(self) -> list[int]:
+        """The updates that there are completions of, in their order."""
+        return list(dict.fromkeys(row["step"] for row in self.rows()))
 
-    def copy_to(self, directory: Path) -> None:
-        """Puts a copy into a directory, as `Journal.copy_to` does."""
-        self._journal.copy_to(directory)
-
-    def go_on(self, directory: Path, updates: int) -> None:
-        """Goes on from a checkpoint: a directory that `copy_to` wrote to, and what was `updates` then."""
-        self._journal.go_on(directory)
-        self.updates = updates
+    def go_on(self, directory: Path) -> None:
+        super().go_on(directory)
+        self._updates = len(self.steps())

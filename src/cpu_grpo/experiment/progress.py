@@ -94,7 +94,6 @@ class UpdateLog(Kept):
     def kept(self) -> dict[str, Any]:
         return {
             "recent": self.history.recent(),
-            "sampled": self.samples.updates,
             "warned": sorted(self._warned),
             "used": self._monitor.used(),
             "trained": self.train_seconds,
@@ -121,7 +120,7 @@ class UpdateLog(Kept):
         if self._goes_on_from:
             kept = self.held(state)
             self.history.go_on(self._goes_on_from, kept["recent"])
-            self.samples.go_on(self._goes_on_from, kept["sampled"])
+            self.samples.go_on(self._goes_on_from)
             self._warned = set(kept["warned"])
             self._monitor.go_on(kept["used"])
             self._trained = kept["trained"]
