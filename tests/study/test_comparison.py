@@ -205,3 +205,11 @@ def test_the_first_problems_are_told_apart_where_others_reported_on_as_many():
     table = comparison_section(few, found).table
     cells = {row[0][0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert cells["a"]["First 2 problems"][0] == "75.0 %" and cells["base"]["As published"][0] == "50.0 %"
+
+
+def test_a_level_on_shared_problems_has_their_chance_too_and_of_one_problem_no_interval():
+    marks = Marks("the same", [1, 1, 1, 1, 2], "11101", "11101", "11101")
+    found = [Outcome("s", "b", "a", seed, "job", "commit", "cpu", 1.0, {"test": marks}) for seed in (1, 2)]
+    (a,) = arms(SHARED, found)
+    assert a.levels[1].low < a.levels[1].mean == 0.75 < a.levels[1].high  # equal in both seeds, and not certain
+    assert a.levels[2].mean == 1 and math.isnan(a.levels[2].low)

@@ -139,18 +139,20 @@ def over_seeds_and_problems(values: Sequence[Sequence[float]], level: float = 0.
 
     The mean's variance is the seeds' part and the problems' part, each estimated from means over the other, which
     counts the chance of a single answer twice, on the safe side; degrees of freedom are Satterthwaite's (1946). Of one
-    run it holds the problems' part alone.
+    run it holds the problems' part alone; of one problem there is no interval, as of one run in `over_seeds`.
 
     Args:
         values: of each run, the figure of each problem, in one order.
 
     Raises:
-        ValueError: runs differ in their number of problems, or there are fewer than two of these.
+        ValueError: runs differ in their number of problems, or there are none.
     """
+    if len({len(own) for own in values}) != 1 or not values[0]:
+        raise ValueError("Problems are needed, the same in every run.")
     table = np.asarray(values, dtype=float)  # (seeds, problems)
-    if table.ndim != 2 or table.shape[1] < 2:
-        raise ValueError("Two problems or more are needed, the same in every run.")
     mean = float(table.mean())
+    if table.shape[1] == 1:
+        return OverSeeds(len(table), mean, np.nan, np.nan, np.nan, np.nan, level)
     parts = [
         (float(np.var(means, ddof=1)) / means.size, means.size - 1)
         for means in (table.mean(0), table.mean(1))

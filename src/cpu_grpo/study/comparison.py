@@ -52,7 +52,7 @@ def arms(config: StudyJob, outcomes: Sequence[Outcome], split: str = "test") -> 
             seeds=[outcome.seed for outcome in found],
             problems=sum(len(outcome.marks[split].right) for outcome in found),
             accuracy={key: _accuracy(study, [outcome.marks[key] for outcome in found]) for key in found[0].marks},
-            levels=_levels([outcome.marks[split] for outcome in found]),
+            levels=_levels(study, [outcome.marks[split] for outcome in found]),
             gain=gains.get(name),
             difference=differences.get(name),
             figures={key: mean(outcome.figures[key] for outcome in found) for key in found[0].figures},
@@ -99,10 +99,10 @@ def _extracted(study: Study, marks: BySeed) -> dict[str, dict[str, tuple[OverSee
     return found
 
 
-def _levels(marks: list[Marks]) -> dict[int, OverSeeds]:
+def _levels(study: Study, marks: list[Marks]) -> dict[int, OverSeeds]:
     levels = sorted({level for own in marks for level in own.levels})
     return {
-        level: over_seeds([own.of_level(level).accuracy for own in marks if level in own.levels]) for level in levels
+        level: _accuracy(study, [own.of_level(level) for own in marks if level in own.levels]) for level in levels
     }
 
 
