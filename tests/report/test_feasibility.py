@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cpu_grpo.config.compose import compose_study
-from cpu_grpo.config.schema import Published
+from cpu_grpo.config.study_schema import Published
 from cpu_grpo.experiment.statistics import paired_difference
 from cpu_grpo.report.feasibility import feasibility
 from cpu_grpo.report.findings import Row

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import t, ttest_rel
 
-from cpu_grpo.config.schema import Budget, Forgetting, Published, Study, StudyJob
+from cpu_grpo.config.study_schema import Budget, Forgetting, Published, Study, StudyJob
 from cpu_grpo.report.speed import speed_section
 from cpu_grpo.report.studies import comparison_section
 from cpu_grpo.report.text import NOTHING

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from cpu_grpo.config.schema import Axis, Budget, Study, StudyJob
+from cpu_grpo.config.study_schema import Axis, Budget, Study, StudyJob
 from cpu_grpo.report.growth import growth_section
 from cpu_grpo.study.growth import growth
 from cpu_grpo.study.outcomes import Outcome

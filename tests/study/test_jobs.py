@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cpu_grpo.config.compose import compose_run, compose_study, study_names
-from cpu_grpo.config.schema import Budget, Study, StudyJob
+from cpu_grpo.config.study_schema import Budget, Study, StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.recipe import chosen_problems
 from cpu_grpo.files import write_json, write_jsonl

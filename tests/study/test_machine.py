@@ -3,7 +3,7 @@
 import pytest
 
 from cpu_grpo.config.compose import compose_study
-from cpu_grpo.config.schema import Budget, Study, StudyJob
+from cpu_grpo.config.study_schema import Budget, Study, StudyJob
 from cpu_grpo.study import machine
 from cpu_grpo.study.machine import job_count, runnable
 from cpu_grpo.study.outcomes import Outcome

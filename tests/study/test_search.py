@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cpu_grpo.config.compose import compose_study
-from cpu_grpo.config.schema import Budget, Range, Study, StudyJob
+from cpu_grpo.config.study_schema import Budget, Range, Study, StudyJob
 from cpu_grpo.report.search import search_section
 from cpu_grpo.study import jobs
 from cpu_grpo.study.outcomes import Marks, Outcome

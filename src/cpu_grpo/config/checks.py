@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, get_args, get_origin
 
 from cpu_grpo.config.names import FORMS
-from cpu_grpo.config.schema import Engine, Pipeline, Rewards, StudyJob, Task, Train, Trainer, Variant
+from cpu_grpo.config.schema import Engine, Pipeline, Rewards, Task, Train, Trainer, Variant
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.text import one_line, shown
 from cpu_grpo.units import in_bytes

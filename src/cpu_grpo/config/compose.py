@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cpu_grpo.config.checks import check
 from cpu_grpo.config.invocation import pipeline_id, sweep_id
 from cpu_grpo.config.redaction import redact_file, redact_logs, redacted
-from cpu_grpo.config.schema import Pipeline, Shared, StudyJob, Train, Variant
+from cpu_grpo.config.schema import Pipeline, Shared, Train, Variant
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.errors import Stopped, UserError, explain
 from cpu_grpo.text import one_line
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from cpu_grpo.config.schema import Published
+from cpu_grpo.config.study_schema import Published
 from cpu_grpo.report.findings import Row, surely_better
 from cpu_grpo.report.results import Training
 from cpu_grpo.report.section import Section

@@ -2,7 +2,7 @@
 
 from math import isnan
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.report.plots import Line, Plot, growth_svg
 from cpu_grpo.report.section import Section, notices, sources
 from cpu_grpo.report.tables import Cell, Table

@@ -2,7 +2,7 @@
 
 from math import isnan
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.experiment.statistics import over_seeds
 from cpu_grpo.report.plots import Curve, Plot, curves_svg
 from cpu_grpo.report.text import count, p_text, points, seen_text

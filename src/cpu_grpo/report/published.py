@@ -1,6 +1,6 @@
 """What others have published of a study's arms, and what so few problems could have shown."""
 
-from cpu_grpo.config.schema import Published
+from cpu_grpo.config.study_schema import Published
 from cpu_grpo.experiment.statistics import least_p_value, wilson
 from cpu_grpo.report.tables import Cell
 from cpu_grpo.report.text import NOTHING, interval_text, p_text, percent

@@ -1,6 +1,6 @@
 """The section of a study that looks for good values: what matters, and what the best trials had."""
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.report.plots import Plot, shares_svg, trials_svg
 from cpu_grpo.report.section import Section, notices, sources
 from cpu_grpo.report.tables import Cell, Table

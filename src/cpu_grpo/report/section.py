@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.report.plots import Plot
 from cpu_grpo.report.tables import Cell, Link, Table
 from cpu_grpo.report.text import NOTHING

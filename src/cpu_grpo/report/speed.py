@@ -3,7 +3,7 @@
 from math import isnan
 from statistics import mean
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.experiment.statistics import OverSeeds
 from cpu_grpo.report.plots import Place, Plot, places_svg
 from cpu_grpo.report.section import Section, notices, sources

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cpu_grpo.config.compose import compose_study, study_names
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.experiment.statistics import POWER, OverSeeds
 from cpu_grpo.report.growth import growth_section
 from cpu_grpo.report.overfitting import learning_plots, overfitting_answers

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import exp, isnan, log
 from statistics import mean
 
-from cpu_grpo.config.schema import Study, StudyJob
+from cpu_grpo.config.study_schema import Study, StudyJob
 from cpu_grpo.experiment.statistics import OverSeeds, holm, over_seeds, over_seeds_and_problems
 from cpu_grpo.study.outcomes import Marks, Outcome
 
@@ -101,9 +101,7 @@ def _extracted(study: Study, marks: BySeed) -> dict[str, dict[str, tuple[OverSee
 
 def _levels(study: Study, marks: list[Marks]) -> dict[int, OverSeeds]:
     levels = sorted({level for own in marks for level in own.levels})
-    return {
-        level: _accuracy(study, [own.of_level(level) for own in marks if level in own.levels]) for level in levels
-    }
+    return {level: _accuracy(study, [own.of_level(level) for own in marks if level in own.levels]) for level in levels}
 
 
 def _differences(study: Study, marks: BySeed, reference: str) -> dict[str, OverSeeds]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cpu_grpo.config.schema import Axis
+from cpu_grpo.config.study_schema import Axis
 from cpu_grpo.study.outcomes import Outcome
 
 MEMORY = "peak_rss_bytes"

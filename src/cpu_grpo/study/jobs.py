@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.tracking import git_commit
 from cpu_grpo.files import fingerprint, read_sealed

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from cpu_grpo.config.schema import Study, StudyJob
+from cpu_grpo.config.study_schema import Study, StudyJob
 from cpu_grpo.hardware import usable_cores
 from cpu_grpo.study.outcomes import Outcome
 

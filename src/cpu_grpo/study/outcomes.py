@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from cpu_grpo.config.schema import StudyJob
+from cpu_grpo.config.study_schema import StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.statistics import Interval, wilson
 from cpu_grpo.files import fingerprint, read_jsonl, read_sealed, sealed, write_text

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cpu_grpo.config.schema import Study, StudyJob
+from cpu_grpo.config.study_schema import Study, StudyJob
 from cpu_grpo.experiment.statistics import OverSeeds, over_seeds
 from cpu_grpo.study.comparison import Difference, corrected
 from cpu_grpo.study.outcomes import Outcome

@@ -6,7 +6,7 @@ Nothing but the outcomes is kept: they hold every trial's values and its accurac
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cpu_grpo.config.schema import Range, Study
+from cpu_grpo.config.study_schema import Range, Study
 from cpu_grpo.study.outcomes import Outcome
 
 if TYPE_CHECKING:
