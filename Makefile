@@ -12,17 +12,22 @@ export PATH := $(BIN):$(PATH)
 # Every stage is a process of its own: modules that none may keep compiled would be compiled anew in each, for 10 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help repro study test bench torture lint ui lock clean
+.PHONY: help repro gsm8k study test bench torture lint ui lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
 
 repro: $(READY) ## run the pipeline: model, data, training, evaluation, report
 	"$(BIN)/dvc" repro
 
+gsm8k: $(READY) ## the real job, hours long: 494M parameters learn GSM8K; GSM8K=DIR reads train.jsonl and test.jsonl there
+	"$(BIN)/python" pipelines/compose.py --config-name gsm8k $(if $(GSM8K),task.path="$(GSM8K)")
+	"$(BIN)/dvc" repro
+	@echo "params.yaml describes GSM8K now; python pipelines/compose.py writes the default pipeline's again."
+
 study: $(READY) ## answer a question by many runs: make study NAME=progressive BUDGET=quick; repeated, it goes on
 	@test -n "$(NAME)" || { echo "Say which study: make study NAME=progressive; conf/study/ has them all."; exit 1; }
-	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS)
+	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS) $(if $(GSM8K),also="task.path=$(GSM8K)")
 	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
 
 # Two at a time, most of them starting processes that import for seconds; threads that wait leave the cores to others.

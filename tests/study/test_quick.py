@@ -22,6 +22,7 @@ PIPELINES = Path(__file__).parents[2] / "pipelines"
 ARMS = {
     "few_problems": "n5",
     "growth": "tokens_16",
+    "gsm8k": "supervised",
     "hardware": "no_prefix_sharing",
     "progressive": "after_level_1,curriculum",
     "recipes": "published_stage1",
@@ -33,6 +34,16 @@ ARMS = {
 def tiny(model):
     """Keys that make every training and evaluation small."""
     return f"model=path model.path={model} task.examples=[] task.max_completion_length=4"
+
+
+def gsm8k(folder):
+    """Keys that read a few problems in GSM8K's form, which this writes."""
+    folder.mkdir()
+    for more, split in enumerate(("train", "test"), start=1):
+        sums = [(f"{n} + {more}", n + more) for n in range(60)]
+        rows = [{"question": f"{asked}?", "answer": f"<<{asked}={found}>>{found}\n#### {found}"} for asked, found in sums]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return f" task.path={folder} task.train=40 task.validation=20 task.test=20"
 
 
 def study(name, arms, model):
@@ -66,7 +77,8 @@ def test_every_study_is_run_here():
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name != "progressive"])
 def test_a_study_leaves_an_outcome_and_a_section(name, tiny_directory, workspace, in_process, capsys):
-    job = replace(compose_study(name, "quick"), arm=ARMS[name], also=tiny(tiny_directory))
+    data = gsm8k(workspace / "gsm8k") if name == "gsm8k" else ""
+    job = replace(compose_study(name, "quick"), arm=ARMS[name], also=tiny(tiny_directory) + data)
     runpy.run_path(str(PIPELINES / "study.py"))["study"](job, workspace / "jobs", "")
     assert f"{name}: {ARMS[name]} with seed 1 " in capsys.readouterr().out
     (path,) = (workspace / "results" / "studies" / name / "quick").iterdir()
