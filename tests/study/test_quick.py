@@ -41,7 +41,9 @@ def gsm8k(folder):
     folder.mkdir()
     for more, split in enumerate(("train", "test"), start=1):
         sums = [(f"{n} + {more}", n + more) for n in range(60)]
-        rows = [{"question": f"{asked}?", "answer": f"<<{asked}={found}>>{found}\n#### {found}"} for asked, found in sums]
+        rows = [
+            {"question": f"{asked}?", "answer": f"<<{asked}={found}>>{found}\\n#### {found}"} for asked, found in sums
+        ]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return f" task.path={folder} task.train=40 task.validation=20 task.test=20"
 
