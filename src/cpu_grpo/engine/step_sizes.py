@@ -72,7 +72,7 @@ def bytes_of_part(shape: Shape, part: Inputs, compute: int, recompute: bool) -> 
     prompts, shared, tokens = work_of(part)
     longest, scored = int(part["prompt_mask"].sum(dim=1).max()), int(part["completion_mask"].sum())
     pairs = attended_pairs(longest, completions, length, prompts, shared)
-    return micro_batch_bytes(shape, tokens, scored, pairs, compute, recompute)
+    return micro_batch_bytes(shape, tokens, scored, pairs, shared, compute, recompute)
 
 
 def bytes_to_come(trained: list[nn.Parameter], within_backward: bool, has_moments: bool) -> int:

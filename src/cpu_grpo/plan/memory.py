@@ -109,7 +109,7 @@ def _kept(shape: Shape, job: Job, scheme: Scheme, compute: int, completions: int
     prompts = -(-completions // job.group)
     tokens, scored = job.packed(completions), completions * job.completion_tokens
     pairs = attended_pairs(job.prompt_tokens, completions, job.completion_tokens, prompts, job.shared_tokens)
-    return micro_batch_bytes(shape, tokens, scored, pairs, compute, scheme.recompute)
+    return micro_batch_bytes(shape, tokens, scored, pairs, job.shared_tokens, compute, scheme.recompute)
 
 
 def _rounded(shape: Shape, scheme: Scheme, compute: int, tokens: int) -> int:

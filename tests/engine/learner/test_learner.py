@@ -126,6 +126,27 @@ def test_recomputed_layers_and_scores_give_the_same(tiny_model, beginning, monke
     compare(tiny_model, 0.7, recompute=True)
 
 
+@pytest.mark.parametrize(("long", "times"), [(2, 1), (3, 2)], ids=["long enough", "too short"])
+def test_a_long_common_beginning_is_attended_to_once_though_layers_are_computed_twice(
+    tiny_model, monkeypatch, long, times
+):
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", BEGINNINGS["a common beginning"])  # of two tokens
+    monkeypatch.setattr(attention, "LONG", long)
+    right, calls = attention.root_forward, []
+    monkeypatch.setattr(attention, "root_forward", lambda *given: calls.append(1) or right(*given))
+
+    def found(recompute):
+        logps, _, real = learned(tiny_model, recompute=recompute)
+        return gradients(tiny_model, logps[real].sum())
+
+    twice, layers = found(recompute=True), tiny_model.config.num_hidden_layers
+    assert len(calls) == times * layers
+    once = found(recompute=False)
+    assert len(calls) == (times + 1) * layers
+    for name, gradient in once.items():
+        torch.testing.assert_close(twice[name], gradient, atol=1e-5, rtol=1e-4)
+
+
 def test_lora_gets_the_naive_gradients_and_the_base_none(any_model, beginning):
     model = with_lora(any_model)
     compare(model, 0.7)

@@ -14,6 +14,7 @@ from cpu_grpo.engine.kernels import fused
 from cpu_grpo.engine.learner.packing import Tree
 
 SCORES = 1 << 22  # of queries with the root's keys, that exist at a time
+LONG = 256  # tokens of a root from which on attending to it twice costs more time than keeping its part is worth memory
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,25 @@ def _root(trees: tuple[Tree, ...]) -> int:
     return trees[0].root if trees else 0
 
 
+@dataclass
+class RootPart:
+    """What attention to a long root gave a layer that is computed twice: found the first time, taken the second."""
+
+    found: tuple[torch.Tensor, torch.Tensor] | None = None  # as `root_forward` returns them
+
+    def attend(self, queries: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> Any:
+        """What `root_forward` returns."""
+        if self.found:
+            found, self.found = self.found, None
+            return found
+        found = root_forward(queries, k, v, scale)
+        self.found = found if k.size(0) >= LONG else None
+        return found
+
+
 class TreeAttention(torch.autograd.Function):
-    """(q (N, heads, d), k (N, kv, d), v (N, kv, d), trees, scale) -> (N, heads, d); q and k already rotated.
+    """(q (N, heads, d), k (N, kv, d), v (N, kv, d), trees, scale, the root's part) -> (N, heads, d); q and k already
+    rotated.
 
     What all prompts begin with, the root, is attended to by everything behind it, without a mask: in one product for
     all of them, of which nothing is kept but the logs of the sums of exps (Dao et al., "FlashAttention", 2022, 3.1: a
@@ -68,7 +86,13 @@ class TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trees: tuple[Tree, ...], scale: float
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        trees: tuple[Tree, ...],
+        scale: float,
+        part: RootPart | None = None,
     ) -> torch.Tensor:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         logs = q.new_empty(*q.shape[:2], 1, dtype=torch.float32)  # (N, heads, 1)
@@ -85,7 +109,8 @@ class TreeAttention(torch.autograd.Function):
         share = logs.new_empty(0)  # (N - R, heads, 1) of the root in all that is attended to
         root_logs = logs.new_empty(0)  # (kv, (N - R) * rep)
         if root:
-            seen, root_logs = root_forward(_rows(q[root:], k.size(1)), k[:root], v[:root], scale)
+            attend = part.attend if part else root_forward
+            seen, root_logs = attend(_rows(q[root:], k.size(1)), k[:root], v[:root], scale)
             behind, sums = _unrows(seen, q.size(1)), _unrows(root_logs[..., None], q.size(1))
             share = torch.sigmoid(sums - logs[root:])
             out[root:] += (share * (behind - out[root:])).to(out.dtype)
@@ -118,7 +143,7 @@ class TreeAttention(torch.autograd.Function):
             change = fused.causal_softmax_backward(change, weights, inner.squeeze(-1), ctx.scale, block.longest)
             _put_queries(torch.bmm(change, _keys(k, block)), dq, block, kv, add=True)
             _add_keys(torch.bmm(change.transpose(1, 2), queries), dk, block)
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
 
 
 def root_forward(

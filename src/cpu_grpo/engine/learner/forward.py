@@ -1,7 +1,7 @@
 """A packed sequence through the decoder: token log-probs and entropies, differentiable in the master weights."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.engine.decoder import Decoder, Layer, Linear, Norm
 from cpu_grpo.engine.kernels.products import InPlace, Product, library_product, side_by_side
-from cpu_grpo.engine.learner.attention import TreeAttention
+from cpu_grpo.engine.learner.attention import RootPart, TreeAttention
 from cpu_grpo.engine.learner.head import Head, TokenScores
 from cpu_grpo.engine.learner.ops import AddAdapter, AddNorm, Kept, MasterLinear, Rotary, SwiGLU, places_like
 from cpu_grpo.engine.learner.packing import Pack
@@ -104,6 +104,7 @@ class Twice(AbstractContextManager[None]):
     """
 
     wide: list[torch.Tensor]  # (N, 2 I) gates and ups, (N, I)
+    root: RootPart = field(default_factory=RootPart)
     again: bool = False
 
     def __enter__(self) -> None:
@@ -180,7 +181,8 @@ def _layer(
     q, k, v = _heads(qkv(normed), decoder)
     q, k = _head_norm(q, layer.q_norm), _head_norm(k, layer.k_norm)
     q, k = Rotary.apply(q, *angles), Rotary.apply(k, *angles)
-    attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale)  # (N, heads, d)
+    part = twice.root if twice else None
+    attended = TreeAttention.apply(q, k, v, pack.trees, decoder.attention_scale, part)  # (N, heads, d)
     x, normed = _norm(x, o(attended.flatten(1)), layer.mlp_norm, model.dtype)
     if twice is None:
         return x, down(SwiGLU.apply(gate_up(normed), ()))

@@ -1,17 +1,21 @@
 """How much memory the learner takes for a micro-batch, counted from what its code keeps."""
 
+from cpu_grpo.engine.learner.attention import LONG
 from cpu_grpo.engine.learner.forward import CHUNK
 from cpu_grpo.engine.learner.head import BLOCK
 from cpu_grpo.engine.shape import WIDE, Shape
 
 
-def micro_batch_bytes(shape: Shape, tokens: int, scored: int, pairs: int, compute: int, recompute: bool) -> int:
+def micro_batch_bytes(
+    shape: Shape, tokens: int, scored: int, pairs: int, shared: int, compute: int, recompute: bool
+) -> int:
     """What exists when backward begins, gradients of weights apart.
 
     Args:
         tokens: that the model sees.
         scored: of them, those that are projected onto the vocabulary.
         pairs: of a token and one that it attends to.
+        shared: tokens, among those, that all prompts begin with.
         compute: bytes of a number that products are computed in.
         recompute: gradient checkpointing.
     """
@@ -20,6 +24,8 @@ def micro_batch_bytes(shape: Shape, tokens: int, scored: int, pairs: int, comput
         return shape.layers * layer + scored * shape.vocabulary * compute
     widest = compute * 3 * shape.inner * tokens  # one layer's, and the place of every other's
     kept = WIDE * shape.hidden * tokens * shape.layers + widest
+    if shared >= LONG:
+        kept += shape.layers * (tokens - shared) * (compute * shape.queries + WIDE * shape.heads)
     # Layers and scores take turns: gradients of a layer's widest things and largest weight, or blocks of scores.
     backward = compute * (2 * shape.inner * tokens + 2 * shape.inner * shape.hidden) - widest
     chunk = CHUNK // 2 * shape.vocabulary * compute
