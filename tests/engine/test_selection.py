@@ -1,13 +1,13 @@
 """Which completions the learner takes, by hand; and that the gradient is the same on average."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpu_grpo.engine.selection import fair_share
+from cpu_grpo.engine.selection import better, fair_share
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,20 @@ def test_over_all_orders_each_completion_weighs_what_it_weighed(advantages, data
         assert int((found != 0).sum()) == min(keep, sum(own != 0 for own in advantages))
         total[list(order)] += found
     assert torch.allclose(total / len(orders), torch.tensor(advantages).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("learnt", [lambda own: own, better], ids=["all", "better"])
+@pytest.mark.parametrize("right", [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], ids=str)
+def test_over_all_groups_the_better_ones_point_where_all_do(right, learnt):
+    """A policy of three answers, by enumeration: the gradient of its share of right ones, times something positive."""
+    scores = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    chances, rewards = scores.softmax(0), torch.tensor(right, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(chances @ rewards, scores, retain_graph=True)
+    loss = torch.zeros((), dtype=torch.float64)
+    for group in product(range(3), repeat=4):
+        answers = list(group)
+        advantages = rewards[answers] - rewards[answers].mean()
+        loss = loss + chances[answers].prod().detach() * (learnt(advantages) * chances[answers].log()).sum()
+    (found,) = torch.autograd.grad(loss, scores)
+    assert found @ wanted > 0
+    torch.testing.assert_close(found / found.norm(), wanted / wanted.norm())

@@ -221,6 +221,21 @@ def test_completions_without_advantage_do_not_go_through_the_model(tokenizer, ti
     assert len(set(packs[0].rows.tolist())) == 4
 
 
+def test_only_the_better_completions_go_through_the_model_where_that_is_asked(
+    tokenizer, tiny_directory, tmp_path, monkeypatch
+):
+    packs = []
+    original = scoring.pack
+    monkeypatch.setattr(scoring, "pack", lambda *inputs: packs.append(original(*inputs)) or packs[-1])
+    model, _ = load_model(tiny_directory)
+    options = {"fast": FastOptions(learn_better=True)}
+    trainer = make(scripted(CPUGRPOTrainer), model, tokenizer, tmp_path, options, max_steps=1)
+    trainer.reward_funcs = [lambda completions, **columns: [1.0, 0.0, 0.0, 1.0] + [1.0, 0.0, 0.0, 0.0]]
+    trainer.train()
+    (packed,) = packs
+    assert len(packed.trees) == 2 and len(set(packed.rows.tolist())) == 3
+
+
 def test_no_advantage_at_all_is_a_zero_gradient_not_none(tokenizer, tiny_directory, tmp_path):
     model, _ = load_model(tiny_directory)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

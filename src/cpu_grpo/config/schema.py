@@ -295,6 +295,11 @@ class Variant:
         "weighed such that the gradient is the same on average; 0: all",
         low=0,
     )
+    learn_better: bool = option(
+        False,
+        "the learner takes only completions that are better than their group's mean: where few are right, these tell "
+        "the most, and the gradient's direction is the same on average (exactly so for rewards of 0 and 1)",
+    )
     keep_prompt_tokens: int = option(
         0, "cut training prompts to their last tokens as the study did; 0: never cut", low=0
     )

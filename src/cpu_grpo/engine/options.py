@@ -22,6 +22,7 @@ class FastOptions:
     skip_useless: bool = True  # completions without advantage stay out of the learner where they have no gradient
     memory_limit: int = 0  # bytes that this process may hold; 0: as many as are free
     learn_from: int = 0  # completions of a group that the learner takes, a fair share of better and worse; 0: all
+    learn_better: bool = False  # it takes only those that are better than their group's mean
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):

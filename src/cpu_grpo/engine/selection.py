@@ -3,9 +3,19 @@
 Xu et al., "Not All Rollouts are Useful: Down-Sampling Rollouts in LLM Reinforcement Learning" (2025), keep those whose
 rewards vary most, and compute advantages anew. Here those that are kept are a fair draw of each side of the group's
 mean, and weighed by how many they stand for: the gradient's expectation stays that of all of them.
+
+Where few are right, these tell more than the wrong ones. As a policy's mean score is zero, the mean score of the wrong
+ones is that of the right ones times -p / (1 - p), p being the share of these: at p = 1/4 a right one says nine times as
+much about the gradient, whose direction is the same from the right ones alone. So does RAFT learn (Dong et al. 2023;
+Xiong et al., "A Minimalist Approach to LLM Reasoning: from Rejection Sampling to Reinforce", 2025).
 """
 
 import torch
+
+
+def better(advantages: torch.Tensor) -> torch.Tensor:
+    """Advantages (B,), 0 for completions that are worse than their group's mean."""
+    return advantages.clamp(min=0)
 
 
 def fair_share(advantages: torch.Tensor, group: int, keep: int) -> torch.Tensor:

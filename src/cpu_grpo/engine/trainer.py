@@ -42,7 +42,7 @@ from cpu_grpo.engine.rollout import (
     requests_of,
 )
 from cpu_grpo.engine.schemes.lean import Lean
-from cpu_grpo.engine.selection import fair_share
+from cpu_grpo.engine.selection import better, fair_share
 from cpu_grpo.engine.selfcheck import disagreement, trial_of
 from cpu_grpo.engine.shape import Shape, of_decoder
 from cpu_grpo.engine.soundness import Diverged, Soundness
@@ -122,6 +122,8 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
+        if self.model.training and self.fast.learn_better:
+            output["advantages"] = better(output["advantages"])
         if self.model.training and 0 < self.fast.learn_from < self.num_generations:
             output["advantages"] = fair_share(output["advantages"], self.num_generations, self.fast.learn_from)
         return output

@@ -50,6 +50,7 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         engine.skip_useless,
         in_bytes(config.memory.limit) or 0,
         config.learn_from,
+        config.learn_better,
     )
     if config.method == "supervised":
         from cpu_grpo.experiment.supervised import SupervisedTrainer, solutions_of
