@@ -145,9 +145,10 @@ def _train(
             "ask `python -m cpu_grpo.plan` for a configuration that takes less."
         ) from error
     except Diverged as error:
+        good, _ = newest_whole(Path(trainer.args.output_dir))
         raise UserError(
             f"{error}. Lower trainer.learning_rate (now {config.trainer.learning_rate:g}) or set "
-            "hardware.precision=fp32; the last good checkpoint is kept."
+            f"hardware.precision=fp32; {f'the last good checkpoint is {good}' if good else 'no checkpoint was made'}."
         ) from error
     except Interrupted as error:
         raise Stopped(_told(trainer.save_last_update(), trainer.state), signals.code) from error
