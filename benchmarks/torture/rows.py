@@ -46,7 +46,7 @@ class Amounts:
 
 
 EACH = {"killed": 1, "disk full once": 5, "disk full from then on": 1, "read-only from then on": 5}
-FULL = Amounts(100, 10, EACH, 20, 10_500_000, 7200.0, 40)
+FULL = Amounts(100, 10, EACH, 20, 10_500_000, 7200.0, 30)
 QUICK = Amounts(4, 0, dict.fromkeys(FAULTS, 150), 2, 100_000, 20.0, 0)
 
 
