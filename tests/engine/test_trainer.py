@@ -230,7 +230,7 @@ def test_only_the_better_completions_go_through_the_model_where_that_is_asked(
     model, _ = load_model(tiny_directory)
     options = {"fast": FastOptions(learn_better=True)}
     trainer = make(scripted(CPUGRPOTrainer), model, tokenizer, tmp_path, options, max_steps=1)
-    trainer.reward_funcs = [lambda completions, **columns: [1.0, 0.0, 0.0, 1.0] + [1.0, 0.0, 0.0, 0.0]]
+    trainer.reward_funcs = [lambda completions, **columns: [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]]
     trainer.train()
     (packed,) = packs
     assert len(packed.trees) == 2 and len(set(packed.rows.tolist())) == 3

@@ -47,6 +47,21 @@ def test_layers_are_computed_twice_where_smaller_micro_batches_do_not_do():
     assert chosen.config.trainer.gradient_checkpointing and chosen.config.memory.scheme == "full"
 
 
+@pytest.mark.parametrize("scheme", ["lean", "lora"])
+def test_layers_are_computed_once_where_that_is_asked_and_fits(scheme):
+    once = replace(config(scheme), memory=Memory(scheme=scheme, recompute=False))
+    assert settle(once, KNOWN, gb(100)).config == once
+    assert need(once) > need(config(scheme))
+
+
+def test_layers_are_computed_twice_all_the_same_where_that_alone_fits():
+    once = replace(config("lora"), memory=Memory(scheme="lora", recompute=False))
+    smallest = replace(once, engine=replace(once.engine, micro_batch_tokens=256, rows=16))
+    chosen = settle(once, KNOWN, Budget(need(smallest) - 1, ""))
+    assert chosen.config.trainer.gradient_checkpointing and chosen.peak.total < need(smallest)
+    assert chosen.changes[0] == "trainer.gradient_checkpointing=true"
+
+
 def test_another_scheme_is_not_taken_unasked_but_named():
     with pytest.raises(UserError, match=r"memory\.scheme=full needs .* GB .*, and 4 GB are free: use memory=lean"):
         settle(config(), KNOWN, gb(4))

@@ -263,6 +263,9 @@ class Memory:
         "the free memory, else lean",
         choices=("full", "lean", "lora", "auto"),
     )
+    recompute: bool = option(
+        True, "lean and lora: compute layers twice, as is said there; false: once where memory allows, which is faster"
+    )
     limit: str = option("", "memory that the run may take, such as 4GiB; empty: what is free on this machine")
     lora_rank: int = option(16, "lora: the adapters' rank", low=1)
     lora_alpha: float = option(32.0, "lora: the adapters' scale is this by the rank", low=1e-6)

@@ -73,7 +73,7 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, fast: FastOptions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        keep_memory(large=not self.args.gradient_checkpointing)
+        keep_memory(large=self._roomy)
         self.fast = fast or FastOptions()
         self.shortage = Shortage(self.fast.memory_limit)
         self.step_sizes = StepSizes(self.fast.rows, self.fast.micro_batch_tokens)
@@ -434,8 +434,13 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def _release(self) -> None:
         """Between the phases of an update, where memory is to be saved: what one frees, the next can use in part."""
-        if self.args.gradient_checkpointing:
+        if not self._roomy:
             release_memory()
+
+    @property
+    def _roomy(self) -> bool:
+        """Whether freed memory is kept for speed: not where layers are computed twice, or weights are not in fp32."""
+        return not self.args.gradient_checkpointing and next(self.model.parameters()).dtype == torch.float32
 
     @property
     def _mode(self) -> str:

@@ -97,7 +97,7 @@ def grpo_config(config: Train, hardware: Setup, reward_weights: list[float], dir
 
     settings = asdict(config.trainer)
     settings["min_p"] = settings["min_p"] or None
-    settings["gradient_checkpointing"] |= config.memory.scheme != "full"
+    settings["gradient_checkpointing"] = scheme_of(config).recompute
     return GRPOConfig(
         **settings,
         output_dir=str(directory),

@@ -18,6 +18,7 @@ SIZES = (
     (256, 16),
 )  # tokens of a micro-batch and rows of a rollout to try, where those asked for do not fit
 EXACT = ("full", "lean")  # schemes that auto chooses from, as LoRA wants another learning rate
+CHECKPOINTED = "trainer.gradient_checkpointing=true"
 LORA_RATE = 10  # times full training's learning rate
 
 
@@ -101,9 +102,8 @@ def schemes(config: Train, known: Known) -> list[Option]:
     for scheme in ("full", "lean", "lora"):
         changed = with_scheme(config, scheme)
         found.append(known.option(changed, (f"memory={scheme}",)))
-        if scheme == "full" and not config.trainer.gradient_checkpointing:
-            twice = _checkpointed(changed)
-            found.append(known.option(twice, ("memory=full", "trainer.gradient_checkpointing=true")))
+        if not scheme_of(changed).recompute:
+            found.append(known.option(_checkpointed(changed), (f"memory={scheme}", CHECKPOINTED)))
     return found
 
 
@@ -119,8 +119,8 @@ def _of_scheme(config: Train, scheme: str, known: Known) -> Iterator[Option]:
     sizes = [(t, r) for t, r in SIZES if t < config.engine.micro_batch_tokens]
     for tokens, rows in sizes:
         yield known.option(*_smaller(changed, first, tokens, rows))
-    if scheme == "full" and not config.trainer.gradient_checkpointing:
-        twice, told = _checkpointed(changed), (*first, "trainer.gradient_checkpointing=true")
+    if not scheme_of(changed).recompute:
+        twice, told = _checkpointed(changed), (*first, CHECKPOINTED)
         yield known.option(twice, told)
         for tokens, rows in sizes:
             yield known.option(*_smaller(twice, told, tokens, rows))

@@ -16,7 +16,7 @@ from cpu_grpo.plan.job import Job
 LIBRARIES = 560_000_000  # bytes of a training process that has imported what it needs, and has no model
 # Free memory between what is in use, in pieces that are too small: a share of it where freed buffers of every size are
 # kept; where large ones are given back (hardware.keep_memory), about as much as the small ones take (docs/log.md).
-WASTED_SHARE = {False: 0.12, True: 0.02}  # by whether large buffers are given back
+WASTED_SHARE = {True: 0.12, False: 0.02}  # by whether large buffers are kept
 WASTED_BY_SMALL = 200_000_000  # bytes
 
 
@@ -34,6 +34,11 @@ class Scheme:
         """Bytes of a weight."""
         return 4 if self.name == "full" else 2
 
+    @property
+    def roomy(self) -> bool:
+        """Whether freed memory is kept for speed, as by trainers of models in fp32 whose layers are computed once."""
+        return self.name == "full" and not self.recompute
+
 
 def scheme_of(config: Train) -> Scheme:
     """A configuration's."""
@@ -41,7 +46,7 @@ def scheme_of(config: Train) -> Scheme:
     completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     return Scheme(
         name=name,
-        recompute=settings.gradient_checkpointing or name != "full",
+        recompute=settings.gradient_checkpointing or (name != "full" and config.memory.recompute),
         rank=config.memory.lora_rank if name == "lora" else 0,
         shared=name == "lora" and min(completions, config.engine.rows) <= FEW,  # where that costs little time
     )
@@ -81,7 +86,7 @@ def peak(shape: Shape, job: Job, scheme: Scheme, compute: int, stored: int = 0) 
     rollout = rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared)
     learner = learner_bytes(shape, job, scheme, compute, trained)
     used = weights + optimizer + max(rollout, learner)  # rollout and learner take turns
-    wasted = round(used * WASTED_SHARE[scheme.recompute]) + scheme.recompute * WASTED_BY_SMALL
+    wasted = round(used * WASTED_SHARE[scheme.roomy]) + (not scheme.roomy) * WASTED_BY_SMALL
     loading = shape.parameters * (scheme.held + (stored if stored != scheme.held else 0))
     return Peak(LIBRARIES, weights, optimizer, rollout, learner, wasted, loading)
 

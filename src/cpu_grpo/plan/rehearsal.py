@@ -137,7 +137,7 @@ def measure(task: dict[str, Any]) -> Costs:
     """The costs of a task, here and now."""
     shape, job, scheme = Shape(**task["shape"]), Job(**task["job"]), Scheme(**task["scheme"])
     torch.set_num_threads(task["threads"])
-    keep_memory(large=not scheme.recompute)
+    keep_memory(large=scheme.roomy)
     torch.manual_seed(0)
     best: dict[int, dict[str, float]] = {}
     more = max(FEW + 1, shape.layers // 2)
