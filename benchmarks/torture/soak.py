@@ -14,6 +14,7 @@ from torture.runs import TRAIN, command
 
 WARM_UP = 0.15  # share of the time that is not looked at
 EVERY = 5.0  # seconds between two looks
+BEGUN = 300.0  # seconds until the run trains, at most
 WORK = {  # updates of about a second, as a run of days has them; checkpoints, validation and samples among them
     "trainer.max_steps": 10**6,
     "trainer.per_device_train_batch_size": 64,
@@ -36,6 +37,7 @@ class Soak:
     megabytes_per_hour: float
     files: tuple[int, int]  # open at first and in the end
     threads: tuple[int, int]
+    course: list[tuple[float, float, float]]  # minutes, megabytes, and those of them that are no file's
 
 
 def soak(model: Path, seconds: float, root: Path) -> Soak:
@@ -43,7 +45,8 @@ def soak(model: Path, seconds: float, root: Path) -> Soak:
     arguments = command(model, root, **WORK)
     with (root / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=root, stdout=log, stderr=log)
-        while "plan: " not in (root / "log").read_text() and process.poll() is None:
+        until = time.monotonic() + BEGUN
+        while "plan: " not in (root / "log").read_text() and process.poll() is None and time.monotonic() < until:
             time.sleep(1)
         seen = _watch(psutil.Process(process.pid), seconds)
         process.send_signal(signal.SIGTERM)
@@ -53,16 +56,30 @@ def soak(model: Path, seconds: float, root: Path) -> Soak:
         raise RuntimeError(f"the run ended with {code}:\n{said}")
     updates = int(said.rpartition("after update ")[2].split()[0]) if "after update" in said else 0
     warm = seen[int(len(seen) * WARM_UP) :]
-    slope = statistics.linear_regression([at for at, *_ in warm], [rss for _, rss, _, _ in warm]).slope
-    (_, _, *first), (_, _, *last) = warm[0], warm[-1]
-    return Soak(seconds / 3600, updates, 3600 * slope / 1e6, (first[0], last[0]), (first[1], last[1]))
+    slope = statistics.linear_regression([look.at for look in warm], [look.resident for look in warm]).slope
+    first, last = warm[0], warm[-1]
+    course = [(look.at / 60, look.resident / 1e6, look.own / 1e6) for look in seen[:: round(60 / EVERY)]]
+    files, threads = (first.files, last.files), (first.threads, last.threads)
+    return Soak(seconds / 3600, updates, 3600 * slope / 1e6, files, threads, course)
 
 
-def _watch(process: psutil.Process, seconds: float) -> list[tuple[float, int, int, int]]:
-    """Time, resident bytes, open files and threads, again and again."""
+@dataclass(frozen=True)
+class Look:
+    """At the running process."""
+
+    at: float  # seconds
+    resident: int  # bytes
+    own: int  # bytes of them that are no file's: pages of libraries come and go as the system pleases
+    files: int
+    threads: int
+
+
+def _watch(process: psutil.Process, seconds: float) -> list[Look]:
     begin, seen = time.monotonic(), []
     while (now := time.monotonic() - begin) < seconds and process.is_running():
         with process.oneshot():
-            seen.append((now, process.memory_info().rss, process.num_fds(), process.num_threads()))
+            memory = process.memory_info()
+            looks = memory.rss, memory.rss - memory.shared, process.num_fds(), process.num_threads()
+        seen.append(Look(now, *looks))
         time.sleep(EVERY)
     return seen

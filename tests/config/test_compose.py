@@ -1,5 +1,6 @@
 """What conf/ composes to, that params.yaml is that, and how mistakes in either are told."""
 
+import os
 import re
 import subprocess
 import sys
@@ -325,3 +326,27 @@ def test_ctrl_c_is_one_line_and_stops_the_sweep_too(keys, tmp_path, monkeypatch,
         launch(train, "train")
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "stopped: what was finished is kept\n"
+
+
+TALKS = """
+import os
+import time
+from cpu_grpo.config import launch
+
+def stage(config, root, pipeline_id):
+    print("begun")
+    time.sleep(30)
+    os._exit(0)  # what was not written until now never is
+
+launch(stage, "train")
+"""
+
+
+def test_what_a_stage_says_is_there_at_once_for_who_reads_along(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", TALKS]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        finally:
+            process.kill()

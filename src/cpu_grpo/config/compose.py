@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def launch(stage: Stage, config_name: str = "config") -> None:
     """
     _set_environment()
     redact_logs()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # who reads along in a file waits for hours else
     with sentences():
         if "--params" in sys.argv:
             _run_from_params(stage)
