@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,18 @@ class Journal:
 
     def rows(self) -> list[Row]:
         """All of them, in the order in which they came."""
+        return [json.loads(line) for line in self._lines()]
+
+    def values(self, name: str) -> list[Any]:
+        """What each row has under a name; no more than one row is in memory."""
+        return [json.loads(line)[name] for line in self._lines()]
+
+    def keep(self, name: str, values: set[Any]) -> None:
+        """Drops all rows but those that have one of these values under a name."""
+        kept = [line for line in self._lines() if json.loads(line)[name] in values]
+        self._bytes, self._waiting = 0, kept
         with suppress(OSError):
             self._write()
-        return [json.loads(line) for line in (*self._written(), *self._waiting)]
-
-    def replace(self, rows: list[Row]) -> None:
-        """Holds these instead."""
-        self._bytes, self._waiting = 0, []
-        self.append(rows)
 
     def copy_to(self, directory: Path) -> None:
         """Puts a copy into a directory.
@@ -65,11 +70,15 @@ class Journal:
             stream.write(text)
         self._bytes, self._waiting = self._bytes + len(text), []
 
-    def _written(self) -> list[bytes]:
-        if not self._bytes:
-            return []
-        with self.path.open("rb") as stream:
-            return stream.read(self._bytes).splitlines(keepends=True)
+    def _lines(self) -> Iterator[bytes]:
+        """Of all rows, one after the other; those that wait are written first if they can be."""
+        with suppress(OSError):
+            self._write()
+        if self._bytes:
+            with self.path.open("rb") as stream:
+                while stream.tell() < self._bytes and (line := stream.readline()):
+                    yield line
+        yield from list(self._waiting)
 
 
 class History:
@@ -131,12 +140,12 @@ class Samples(Journal):
         self._updates += 1
         if self._updates == STEADY:
             kept = set(self.steps()[::2])
-            self.replace([row for row in self.rows() if row["step"] in kept])
+            self.keep("step", kept)
             self._updates = len(kept)
 
     def steps(self) -> list[int]:
         """The updates that there are completions of, in their order."""
-        return list(dict.fromkeys(row["step"] for row in self.rows()))
+        return list(dict.fromkeys(self.values("step")))
 
     def go_on(self, directory: Path) -> None:
         super().go_on(directory)
