@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from cpu_grpo.config.compose import compose_run, compose_study, study_names
+from cpu_grpo.config.compose import compose_pipeline, compose_run, compose_study, study_names, typed
+from cpu_grpo.config.schema import Pipeline
 from cpu_grpo.config.study_schema import Budget, Study, StudyJob
 from cpu_grpo.errors import UserError
 from cpu_grpo.experiment.recipe import chosen_problems
@@ -177,6 +178,21 @@ def test_the_curriculum_takes_as_many_updates_as_what_it_is_compared_with():
         for arm, stages in config.study.arms.items()
     }
     assert updates == {"base": 0, "after_level_1": 7, "curriculum": 20, "mix": 20, "hardest": 20}
+
+
+@pytest.mark.slow
+def test_an_arm_that_asks_otherwise_shares_what_it_does_not_say():
+    config = compose_study("gsm8k", "full")
+    tasks = {
+        arm: typed(compose_pipeline(jobs._evaluation(config, arm, "test")), Pipeline).task
+        for arm in ("base", "base_8shot", "base_640")
+    }
+    assert {arm: (task.name, task.test) for arm, task in tasks.items()} == {
+        "base": ("gsm8k_boxed", 819),
+        "base_8shot": ("gsm8k_8shot", 819),
+        "base_640": ("gsm8k_boxed", 819),
+    }
+    assert [tasks[arm].max_completion_length for arm in ("base", "base_640")] == [320, 640]
 
 
 @pytest.mark.slow

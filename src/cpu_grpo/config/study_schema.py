@@ -56,7 +56,7 @@ class Study:
     arms: dict[str, list[str]] = field(default_factory=dict)  # by name: keys of conf/train.yaml for each training stage
     common: str = option("", "keys of conf/train.yaml for every stage of every arm")
     task: str = option("", "keys of conf/shared.yaml for every training and evaluation, such as the task's")
-    asks: dict[str, str] = field(default_factory=dict)  # by arm: such keys in place of `task`, as for another prompt
+    asks: dict[str, str] = field(default_factory=dict)  # by arm: such keys above `task`'s, as for another prompt
     same_problems: bool = option(False, "all seeds answer the same test problems, as where a test split is published")
     extractions: list[str] = option(
         [],

@@ -106,7 +106,7 @@ def stages(config: StudyJob, arm: str, values: dict[str, float] | None = None) -
 
 def _everywhere(config: StudyJob, arm: str) -> list[str]:
     """Keys of every training and evaluation of an arm."""
-    given = shlex.split(f"{config.study.asks.get(arm, config.study.task)} {config.also}")
+    given = shlex.split(f"{config.study.task} {config.study.asks.get(arm, '')} {config.also}")
     return [f"seed={config.seed}", f"tracking.experiment=study-{config.study.name}", *given]
 
 
