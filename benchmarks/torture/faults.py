@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -141,19 +142,20 @@ def inject(point: int | str, action: Callable[[str], None], lasting: bool, recor
         lasting: whether it happens at all later ones, too.
         record: the file that the fault's place is written to.
     """
-    here, count, met = os.getcwd(), 0, False
+    here, count, met, lock = os.getcwd(), 0, False, threading.RLock()
     descriptor = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def write(name: str) -> None:
         nonlocal count, met
-        count += 1
-        now = not met and (count == point if isinstance(point, int) else name.startswith(point))
-        met |= now
-        if now or (met and lasting):
-            os.write(descriptor, f"{name}\n".encode())
+        with lock:  # or another thread's write, which fails because this one does, is recorded before it
+            count += 1
+            now = not met and (count == point if isinstance(point, int) else name.startswith(point))
+            met |= now
+            fails = now or (met and lasting)
+            if fails or point == 0:
+                os.write(descriptor, f"{name}\n".encode())
+        if fails:
             action(name)
-        if point == 0:
-            os.write(descriptor, f"{name}\n".encode())
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
