@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from cpu_grpo.config.compose import compose_pipeline, compose_study, launch, load_params, one_variant, typed
 from cpu_grpo.config.schema import Model, Pipeline, Task, Train, Variant
-from cpu_grpo.errors import UserError
+from cpu_grpo.errors import Stopped, UserError
 from cpu_grpo.tasks.answers.grader import Grader
 
 ROOT = Path(__file__).parents[2]
@@ -283,6 +283,7 @@ def run_train(directory: Path, *arguments: str) -> str:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len([line for line in lines if line.startswith("error:")]) == 1, done.stderr
     assert lines[-1].startswith("error:")
+    assert "Error executing job" not in done.stderr  # Hydra's, with the whole command line
     assert {path.name for path in directory.iterdir()} <= {"outputs"}
     return lines[-1]
 
@@ -314,17 +315,53 @@ def test_an_unknown_variant_of_a_params_file_is_one_line(tmp_path):
     assert "ultra_fast" in line
 
 
-@pytest.mark.parametrize("keys", [["variant=extreme_fast"], ["-m", "variant=extreme_fast,ultra_fast"]])
+def launched(stage, keys, tmp_path, monkeypatch):
+    """What `launch` ends a stage with."""
+    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]  # which would outlive this test
+    monkeypatch.setattr(sys, "argv", ["train.py", *keys, *quiet])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BaseException) as ended:
+        launch(stage, "train")
+    return ended.value
+
+
+SWEEP = ["-m", "variant=extreme_fast,ultra_fast"]
+
+
+@pytest.mark.parametrize("mistake", [UserError("There is no model."), RuntimeError("a bug")], ids=["mistake", "bug"])
+def test_a_job_that_fails_keeps_its_command_line_to_itself_and_lets_the_others_run(
+    mistake, tmp_path, monkeypatch, capsys
+):
+    ran = []
+
+    def train(config, root, pipeline_id):
+        ran.append(config.name)
+        if config.name == "extreme_fast":
+            raise mistake
+
+    ended = launched(train, [*SWEEP, "tracking.uri=http://user:secret@localhost:1"], tmp_path, monkeypatch)
+    assert ran == ["extreme_fast", "ultra_fast"]
+    said = capsys.readouterr().err
+    if isinstance(mistake, UserError):
+        assert (ended.code, said) == (1, "error: There is no model.\n")
+    else:
+        assert (ended, said) == (mistake, "")  # Python tells of it, with a traceback
+
+
+def test_a_signal_stops_the_sweep_too(tmp_path, monkeypatch, capsys):
+    def train(config, root, pipeline_id):
+        raise Stopped("after update 3 of 9", 143)
+
+    assert launched(train, SWEEP, tmp_path, monkeypatch).code == 143
+    assert capsys.readouterr().err == "stopped: after update 3 of 9\n"
+
+
+@pytest.mark.parametrize("keys", [["variant=extreme_fast"], SWEEP])
 def test_ctrl_c_is_one_line_and_stops_the_sweep_too(keys, tmp_path, monkeypatch, capsys):
     def train(config, root, pipeline_id):
         raise KeyboardInterrupt
 
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]  # which would outlive this test
-    monkeypatch.setattr(sys, "argv", ["train.py", *keys, *quiet])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        launch(train, "train")
-    assert stopped.value.code == 130
+    assert launched(train, keys, tmp_path, monkeypatch).code == 130
     assert capsys.readouterr().err == "stopped: what was finished is kept\n"
 
 

@@ -32,6 +32,7 @@ CONF = Path(__file__).parents[3] / "conf"
 SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
 SHARED_KEYS = tuple(Shared.__dataclass_fields__)
 Stage = Callable[[Any, Path, str], None]
+FAILED = 1  # the exit code of what the user has to mend
 STOPPED = 130  # the shell's exit code of what Ctrl-C ended
 
 
@@ -152,7 +153,7 @@ class sentences:
             message = _one_sentence(error)
         if message:
             print(f"error: {one_line(redacted(message))}", file=sys.stderr)
-            raise SystemExit(1) from None
+            raise SystemExit(FAILED) from None
 
 
 def _set_environment() -> None:
@@ -188,18 +189,29 @@ def _run_hydra(stage: Stage, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; `sentences` words it
     schema = SCHEMAS[config_name]
     sys.argv.append(f"hydra.job.name={stage.__name__}")  # else Hydra would name every job after this file
+    failures: list[BaseException] = []  # kept from Hydra, which would print the command line first, passwords and all
 
     @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")  # type: ignore[untyped-decorator]
     def run(composed: DictConfig) -> None:
         job = HydraConfig.get()
-        _check_choices(job.runtime.choices)
         root = Path(job.runtime.output_dir)
         sweep = job.mode == RunMode.MULTIRUN
         for path in _kept_by_hydra(job):
             redact_file(path)
-        stage(typed(composed, schema), root, sweep_id(Path(job.sweep.dir)) if sweep else "")
+        try:
+            with sentences():
+                _check_choices(job.runtime.choices)
+                stage(typed(composed, schema), root, sweep_id(Path(job.sweep.dir)) if sweep else "")
+        except SystemExit as error:
+            if error.code != FAILED:
+                raise  # a signal: it ends a sweep, too, where a failure lets the other jobs run
+            failures.append(error)
+        except Exception as error:
+            failures.append(error)
 
     run()
+    if failures:
+        raise failures[0]
 
 
 def _kept_by_hydra(job: Any) -> list[Path]:
