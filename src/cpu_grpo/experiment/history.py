@@ -78,7 +78,7 @@ class Journal:
             with self.path.open("rb") as stream:
                 while stream.tell() < self._bytes and (line := stream.readline()):
                     yield line
-        yield from list(self._waiting)
+        yield from self._waiting
 
 
 class History:
