@@ -27,7 +27,7 @@ gsm8k: $(READY) ## the real job, hours long: 494M parameters learn GSM8K; GSM8K=
 
 study: $(READY) ## answer a question by many runs: make study NAME=progressive BUDGET=quick; repeated, it goes on
 	@test -n "$(NAME)" || { echo "Say which study: make study NAME=progressive; conf/study/ has them all."; exit 1; }
-	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS) $(if $(GSM8K),also="task.path=$(GSM8K)")
+	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS) $(if $(GSM8K),'also="\"task.path=$(GSM8K)\""')
 	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
 
 # Two at a time, most of them starting processes that import for seconds; threads that wait leave the cores to others.

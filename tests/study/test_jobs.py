@@ -1,9 +1,13 @@
 """Which of the pipeline's commands a study runs, which it leaves out, and what it keeps of them."""
 
 import json
+import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cpu_grpo.config.compose import compose_pipeline, compose_run, compose_study, study_names, typed
 from cpu_grpo.config.schema import Pipeline
@@ -204,3 +208,21 @@ def test_every_arm_of_a_study_is_a_valid_run_with_problems_enough(name):
             run = compose_run([key for key in stage.keys if not jobs.VARIABLE.match(key)])
             problems = [Problem(f"p{n}", f"{n} + 1", str(n + 1), 1 + n % 3, "train") for n in range(run.task.train)]
             assert chosen_problems(run, problems)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize("target", ["study", "gsm8k"])
+@pytest.mark.parametrize("where", ["/data/gsm8k", "../shared/gsm8k", "/my data/gsm8k"])
+def test_make_passes_the_directory_of_gsm8k_on_to_the_stages(target, where):
+    told = subprocess.run(
+        ["make", "-n", target, "NAME=gsm8k", f"GSM8K={where}"],
+        cwd=jobs.PIPELINES.parent,
+        capture_output=True,
+        text=True,
+    )
+    (word,) = (word for line in told.stdout.splitlines() for word in shlex.split(line) if "task.path" in word)
+    override = OverridesParser.create().parse_override(word)
+    if target == "study":  # whose jobs split what they are given, and pass it on
+        (word,) = shlex.split(override.value())
+        override = OverridesParser.create().parse_override(word)
+    assert (override.key_or_group, str(override.value())) == ("task.path", where)
