@@ -21,7 +21,7 @@ from processes import ROOT, Json, ask
 from rows.hard_limit import hard_limit
 from rows.loading import load_time
 from rows.memory import default_job, lean_throughput, memory
-from rows.parts import learner, learner_behind_examples, rollout
+from rows.parts import learner, learner_behind_examples, rollout, rollout_in_8_bits
 from rows.plan import plan
 from rows.updates import linear, throughput, update, weight_refresh
 from rows.whole_runs import cpu_use, time_to_accuracy
@@ -47,6 +47,8 @@ ROWS: dict[str, Row] = {
     ],
     "rollout_135m": partial(rollout, model="135m"),
     "rollout_494m": partial(rollout, model="494m"),
+    "int8_135m": partial(rollout_in_8_bits, model="135m"),
+    "int8_494m": partial(rollout_in_8_bits, model="494m"),
     "learner_135m": partial(learner, model="135m"),
     "learner_494m": partial(learner, model="494m"),
     "learner_494m_shared": partial(learner_behind_examples, model="494m"),

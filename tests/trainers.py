@@ -38,10 +38,10 @@ def many_letters(completions, **columns):
     return [float(sum(character.isalpha() for character in completion)) for completion in completions]
 
 
-def with_scheme(scheme, directory):
-    """A model as a memory scheme holds it, and a trainer's options and settings for that."""
+def with_scheme(scheme, directory, **fast):
+    """A model as a memory scheme holds it, and a trainer's options, `fast` among them, and settings for that."""
     model, _ = load_model(directory, torch.float32 if scheme == "full" else torch.bfloat16)
-    options = {"fast": FastOptions("fp32")}
+    options = {"fast": FastOptions("fp32", **fast)}
     if scheme == "lean":
         options["optimizers"] = (Lean(model.parameters(), 1e-3, seed=1), None)
     if scheme == "lora":

@@ -19,6 +19,7 @@ GROUPS = (1, 8)  # of 8 completions: 8 and 64 sequences
 # By default vLLM keeps one core for its scheduler, half of a machine with two: it is measured both ways, and compared
 # with at its better one. Its documentation advises Intel's OpenMP, which its requirements install.
 VLLM = {"vllm": {}, "vllm, all cores": {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}}
+IN_8_BITS = {"bf16": 1.5, "fp32": 2.5}  # times as fast as exact rollouts; with bf16 where rows are few
 MICRO_BATCH = 3  # groups that the trainer's default of 4096 tokens holds
 
 
@@ -66,6 +67,29 @@ def rollout(bench: Bench, model: str) -> list[Figure]:
                     note=_vllm_note(rates) if other == vllm else "",
                 )
             )
+    return figures
+
+
+def rollout_in_8_bits(bench: Bench, model: str) -> list[Figure]:
+    """Tokens a second at 8 and 64 sequences with weights in 8 bits, against the same in the fastest exact precision."""
+    works = [bench.work(prompts) for prompts in GROUPS]
+    task = bench.task(model) | {"groups": [asdict(work) for work in works], "temperature": TEMPERATURE}
+    task |= {"plain_precision": bench.best_precision, "warm_up_tokens": works[0].completion_tokens}
+    engines = ("ours int8", "ours")
+    asking = {name: (bench.repeats, partial(ask, "rollout", task | {"engine": name})) for name in engines}
+    runs = bench.measure(f"int8_{model}", asking)
+    figures = []
+    for place, work in enumerate(works):
+        ours, exact = ([work.scored_tokens / answer["seconds"][place] for answer in runs[name]] for name in engines)
+        figures.append(
+            Figure(
+                f"rollout in 8 bits against {bench.best_precision}",
+                bench.describe(model, work),
+                **ratio(ours, exact, rates=True),
+                unit="tokens/s",
+                goal=IN_8_BITS[bench.best_precision] if work is works[0] or bench.best_precision == "fp32" else None,
+            )
+        )
     return figures
 
 

@@ -1,4 +1,4 @@
-"""Worker: seconds of a rollout by our engine or by transformers.generate, packing, prefill and sampling included.
+"""Worker: seconds of a rollout by our engine, exact or in 8 bits, or by transformers.generate; all but loading counts.
 
 A task has: engine, model, base, groups (a list of Work), temperature, warm_up_tokens, plain_precision (of
 the model that transformers generates with).
@@ -7,6 +7,7 @@ the model that transformers generates with).
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ Rollout = Callable[[list[list[int]], int, int], list[list[int]]]  # prompts, com
 def measure(task: Json) -> Json:
     """One warm-up and one timed rollout for each amount of work."""
     use_all_cores()
-    model, tokenizer = load(task, torch.float32 if task["engine"] == "ours" else DTYPES[task["plain_precision"]])
-    rollout = {"ours": ours, "transformers": plain}[task["engine"]](model, task["temperature"])
+    engine = {"ours": ours, "ours int8": partial(ours, rounded=True), "transformers": plain}[task["engine"]]
+    model, tokenizer = load(task, DTYPES[task["plain_precision"]] if engine is plain else torch.float32)
+    rollout = engine(model, task["temperature"])
     seconds = []
     for given in task["groups"]:
         work = Work(**given)
@@ -40,14 +42,14 @@ def measure(task: Json) -> Json:
     return {"seconds": seconds, "threads": torch.get_num_threads(), "shape": asdict(shape(model))}
 
 
-def ours(model: Any, temperature: float) -> Rollout:
-    """As CPUGRPOTrainer does it: fp32 masters, packed anew for each rollout."""
+def ours(model: Any, temperature: float, rounded: bool = False) -> Rollout:
+    """As CPUGRPOTrainer does it: fp32 masters, packed anew for each rollout; in 8 bits if `rounded`."""
     keep_memory()
     precision = fastest_precision()
 
     def rollout(asked: list[list[int]], count: int, tokens: int) -> list[list[int]]:
         groups = generate(
-            packed(decoder(model), precision, min(128, len(asked) * count)),
+            packed(decoder(model), precision, min(128, len(asked) * count), rounded=rounded),
             [Request(ids, count) for ids in asked],
             Sampling(temperature),
             limit=tokens,

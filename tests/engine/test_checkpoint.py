@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from conftest import need_narrow_products
 from cpu_grpo import CPUGRPOTrainer
 from cpu_grpo.engine.checkpoint import SEAL, Interrupted, damage, newest_whole, numbered
 from trainers import make, with_scheme
@@ -25,9 +26,9 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def trained(scheme, directory, tokenizer, out, resume=None, stop=None, run=None, **changes):
+def trained(scheme, directory, tokenizer, out, resume=None, stop=None, run=None, rollout="exact", **changes):
     """The weights and the history of a training in `out`."""
-    model, options, own = with_scheme(scheme, directory)
+    model, options, own = with_scheme(scheme, directory, rollout=rollout)
     saving = {"max_steps": UPDATES, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     trainer = make(CPUGRPOTrainer, model, tokenizer, out, options, **saving | changes | own)
     if run:
@@ -74,6 +75,15 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(tiny_directory,
     assert_equal(found, expected)
     assert [number for number, _ in numbered(out)] == [7, 6]
     assert found[2]._logs["completion"] == expected[2]._logs["completion"]
+
+
+@pytest.mark.parametrize("scheme", ["full", "lean", "lora"])
+def test_so_does_one_whose_rollouts_are_in_8_bits(tiny_directory, tokenizer, tmp_path, scheme):
+    need_narrow_products(torch.float32, torch.int8)
+    expected = trained(scheme, tiny_directory, tokenizer, tmp_path / "whole", save_strategy="no", rollout="int8")
+    assert expected[2].rounding.current
+    trained(scheme, tiny_directory, tokenizer, tmp_path / "parts", stop=3, rollout="int8")
+    assert_equal(trained(scheme, tiny_directory, tokenizer, tmp_path / "parts", resume=True, rollout="int8"), expected)
 
 
 def test_a_run_may_go_on_from_the_end_of_a_pass_over_the_data(tiny_directory, tokenizer, tmp_path):

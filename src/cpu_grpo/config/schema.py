@@ -247,8 +247,15 @@ class Engine:
     skip_useless: bool = option(
         True, "completions without advantage stay out of the learner; off only to see what that is worth"
     )
+    rollout: str = option(
+        "exact",
+        "weights of training's rollouts: exact; int8: the layers' in 8 bits; auto: in 8 bits where that is faster",
+        choices=("auto", "exact", "int8"),
+    )
     importance_cap: float = option(
-        0.0, "bound of importance weights that correct for the rollout's rounding; 0: no weights", low=0
+        0.0,
+        "bound of importance weights that correct for the rollout's rounding; 0: 2 with int8, else no weights",
+        low=0,
     )
 
 

@@ -62,6 +62,7 @@ def exact_state(trainer: Any) -> dict[str, Any]:
         "checked": trainer._checked,
         "doubt": trainer._switch.doubt,
         "bad_updates": trainer.numbers.in_a_row,
+        "rounding": (trainer.rounding.current, trainer.rounding.refused),
         "choices": dict(choices()),
     }
 
@@ -84,6 +85,7 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
     trainer.state.num_input_tokens_seen = state["tokens_seen"]
     trainer._checked, trainer._switch.doubt = state["checked"], state["doubt"]
     trainer.numbers.in_a_row = state["bad_updates"]
+    trainer.rounding.current, trainer.rounding.refused = state["rounding"]
     choices().update(state["choices"])
 
 

@@ -42,9 +42,10 @@ class Linear:
     bias: torch.Tensor | None  # (out,)
     adapters: tuple[Adapter, ...] = ()
 
-    def merged(self) -> torch.Tensor:
-        """The weight with its adapters added, (out, in), outside any gradient."""
+    def merged(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The weight with its adapters added, (out, in), outside any gradient; in `dtype` where there are adapters."""
         weight = self.weight.detach()
+        weight = weight.to(dtype) if dtype and self.adapters else weight
         for adapter in self.adapters:
             up, down = adapter.up.detach().to(weight.dtype), adapter.down.detach().to(weight.dtype)
             weight = torch.addmm(weight, up, down, alpha=adapter.scale)

@@ -7,7 +7,11 @@ import torch
 from cpu_grpo.engine.rollout import Completion
 
 CHECKED = 48  # tokens of each completion that are looked at
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # mean |difference of log-probs| that is allowed; a wrong mask makes over 0.5
+TOLERANCE = {
+    "fp32": 1e-3,
+    "bf16": 0.1,
+    "int8": 0.3,
+}  # mean |difference of log-probs| that is allowed; a wrong mask makes over 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,12 @@ def trial_of(prompt_ids: list[list[int]], completions: list[Completion]) -> Tria
 
 
 def disagreement(
-    trial: Trial, learned: torch.Tensor, plain: torch.Tensor, precision: str, plain_precision: str
+    trial: Trial,
+    learned: torch.Tensor,
+    plain: torch.Tensor,
+    precision: str,
+    plain_precision: str,
+    sampled_in: str | None = None,
 ) -> str | None:
     """How the rollout's or the learner's log-probs differ from TRL's by more than rounding explains; None: they do not.
 
@@ -49,13 +58,14 @@ def disagreement(
         plain: TRL's, (n, T).
         precision: that ours compute in.
         plain_precision: that TRL's compute in.
+        sampled_in: int8, if the rollout's weights were in 8 bits.
     """
-    tolerance = TOLERANCE["fp32" if precision == plain_precision == "fp32" else "bf16"]
-    for name, logps in (("learner", learned), ("rollout", trial.sampled)):
+    for name, logps, ours in (("learner", learned, precision), ("rollout", trial.sampled, sampled_in or precision)):
+        tolerance = max(TOLERANCE[ours], TOLERANCE[plain_precision])
         difference = float((logps - plain).abs()[trial.real].mean())
         if not difference <= tolerance:  # a NaN is no agreement either
             return (
                 f"the {name}'s log-probs differ from TRL's by {difference:.3g} on average, more than {tolerance} "
-                f"(ours in {precision}, TRL's in {plain_precision})"
+                f"(ours in {ours}, TRL's in {plain_precision})"
             )
     return None

@@ -59,11 +59,19 @@ class StepSizes:
 
 
 def bytes_of_rollout(
-    shape: Shape, prompt_ids: list[list[int]], group: int, limit: int, compute: int, held: int, shared: bool
+    shape: Shape,
+    prompt_ids: list[list[int]],
+    group: int,
+    limit: int,
+    compute: int,
+    held: int,
+    shared: bool,
+    rounded: bool,
 ) -> Callable[[int], int]:
     """What tells how many bytes a rollout of these prompts takes, by the rows decoded together; see `rollout_bytes`."""
     longest = max(map(len, prompt_ids))
-    return lambda rows: rollout_bytes(shape, rows, -(-rows // group), longest, limit, compute, held, shared)
+    prompts = longest, limit, compute, held, shared, rounded
+    return lambda rows: rollout_bytes(shape, rows, -(-rows // group), *prompts)
 
 
 def bytes_of_part(shape: Shape, part: Inputs, compute: int, recompute: bool) -> int:

@@ -41,6 +41,7 @@ from cpu_grpo.engine.rollout import (
     packed,
     requests_of,
 )
+from cpu_grpo.engine.rounding import Rounding
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.selection import better, fair_share
 from cpu_grpo.engine.selfcheck import disagreement, trial_of
@@ -81,6 +82,7 @@ class CPUGRPOTrainer(GRPOTrainer):
         self._checked = False  # whether the first batch has been compared with TRL's path
         self._rounded: Rounded | None = None  # the policy's weights while a loss is computed
         self._part: Inputs | None = None  # the micro-batch that a loss is computed of
+        self.rounding = Rounding(self.fast.rollout, self.fast.importance_cap)
         self.numbers = Soundness()
         self.bad_batches = Path(self.args.output_dir) / "bad_batches"  # where those of skipped updates are kept
         self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
@@ -185,8 +187,9 @@ class CPUGRPOTrainer(GRPOTrainer):
             for parameter in model.parameters():  # the optimizer passes over those that have none
                 parameter.grad = None
         self._log("update/skipped", float(bool(self.numbers.reason)))
-        if told := self.numbers.close(self.state.global_step + 1, self.bad_batches):
-            warnings.warn(told, stacklevel=2)
+        for told in (self.numbers.close(self.state.global_step + 1, self.bad_batches), self.rounding.close()):
+            if told:
+                warnings.warn(told, stacklevel=2)
         return norm
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
@@ -298,11 +301,14 @@ class CPUGRPOTrainer(GRPOTrainer):
     def _rollout(self, prompt_ids: list[list[int]]) -> list[Completion]:
         """One completion for each prompt, equal prompts being one group."""
         members = members_of(prompt_ids)
-        self._fit_rows(prompt_ids, max(map(len, members.values())))
+        policy, rows = self._decoder(), min(self.step_sizes.rows, len(prompt_ids))
+        weight, dtype = policy.layers[0].down.weight, DTYPES[self.precision]
+        rounded = self.model.training and self.rounding.taken(weight, dtype, rows)
+        self._fit_rows(prompt_ids, max(map(len, members.values())), rounded)
         rows = self.step_sizes.rows
         try:
             found = generate(
-                packed(self._decoder(), self.precision, min(rows, len(prompt_ids)), self.fast.share_weights),
+                packed(policy, self.precision, min(rows, len(prompt_ids)), self.fast.share_weights, rounded),
                 requests_of(members, self.fast.share_prefixes),
                 Sampling(self.temperature, self.args.top_k or 0, self.args.top_p, self.args.min_p or 0.0),
                 limit=self.max_completion_length,
@@ -316,11 +322,11 @@ class CPUGRPOTrainer(GRPOTrainer):
             raise Diverged("The model's scores hold no numbers to draw a token by: training has diverged") from error
         return in_order(found, members)
 
-    def _fit_rows(self, prompt_ids: list[list[int]], group: int) -> None:
+    def _fit_rows(self, prompt_ids: list[list[int]], group: int, rounded: bool) -> None:
         """Lets the rollout take as many rows as there is memory for; MemoryError if there is none for a group."""
         held, compute = next(self.model.parameters()).element_size(), DTYPES[self.precision].itemsize
         limit, shared = self.max_completion_length, self.fast.share_weights
-        needed = bytes_of_rollout(self._sizes, prompt_ids, group, limit, compute, held, shared)
+        needed = bytes_of_rollout(self._sizes, prompt_ids, group, limit, compute, held, shared, rounded)
         self.step_sizes.fit_rows(self.shortage, len(prompt_ids), group, needed)
 
     def _check(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
@@ -331,7 +337,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         with torch.no_grad():
             plain, _, _ = super()._get_per_token_logps_and_entropies(self.model, *inputs)
             learned, _ = completion_logps(self._round(trial.real), *inputs, self.temperature)
-        self._switch.doubt = disagreement(trial, learned, plain, self.precision, self._plain_precision)
+        sampled_in = "int8" if self.rounding.current else self.precision
+        self._switch.doubt = disagreement(trial, learned, plain, self.precision, self._plain_precision, sampled_in)
 
     # ---- learner ---------------------------------------------------------------------------------------------------
 
@@ -380,8 +387,9 @@ class CPUGRPOTrainer(GRPOTrainer):
             difference, count = found
             self._log("rollout/logp_difference_mean", float(difference.abs().sum() / max(1, count)))
             self._log("rollout/logp_difference_max", float(difference.abs().max()))
-            if self.fast.importance_cap:
-                weigh_advantages(part, difference, self.fast.importance_cap)
+            self.rounding.see(difference, count)
+            if cap := self.rounding.cap:
+                weigh_advantages(part, difference, cap)
 
     # ---- what both need --------------------------------------------------------------------------------------------
 

@@ -37,8 +37,14 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         from trl import GRPOTrainer
 
         return GRPOTrainer
+    from cpu_grpo.engine.kernels.products import int8_available
     from cpu_grpo.engine.options import FastOptions
     from cpu_grpo.engine.trainer import CPUGRPOTrainer
+
+    if engine.rollout == "int8" and not int8_available():
+        raise UserError(
+            "engine.rollout is int8, but this CPU multiplies no bytes or has no C++ compiler: use engine.rollout=auto."
+        )
 
     options = FastOptions(
         hardware.precision,
@@ -51,6 +57,7 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         in_bytes(config.memory.limit) or 0,
         config.learn_from,
         config.learn_better,
+        engine.rollout,
     )
     if config.method == "supervised":
         from cpu_grpo.experiment.supervised import SupervisedTrainer, solutions_of

@@ -28,6 +28,7 @@ class Scheme:
     recompute: bool  # layers are computed again for their gradients
     rank: int = 0  # lora: of the adapters
     shared: bool = False  # the rollout reads the weights where they lie
+    rollout: str = "exact"  # how it holds them: exact, int8 or auto
 
     @property
     def held(self) -> int:
@@ -49,6 +50,7 @@ def scheme_of(config: Train) -> Scheme:
         recompute=settings.gradient_checkpointing or (name != "full" and config.memory.recompute),
         rank=config.memory.lora_rank if name == "lora" else 0,
         shared=name == "lora" and min(completions, config.engine.rows) <= FEW,  # where that costs little time
+        rollout=config.engine.rollout,
     )
 
 
@@ -83,7 +85,10 @@ def peak(shape: Shape, job: Job, scheme: Scheme, compute: int, stored: int = 0) 
     weights = scheme.held * shape.parameters * (1 + job.reference) + adapters
     prompts = -(-job.decoded // job.group)
     lengths = (job.prompt_tokens, job.longest)
-    rollout = rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared)
+    rollout = max(
+        rollout_bytes(shape, job.decoded, prompts, *lengths, compute, scheme.held, scheme.shared, rounded)
+        for rounded in {"exact": (False,), "int8": (True,), "auto": (False, True)}[scheme.rollout]
+    )
     learner = learner_bytes(shape, job, scheme, compute, trained)
     used = weights + optimizer + max(rollout, learner)  # rollout and learner take turns
     wasted = round(used * WASTED_SHARE[scheme.roomy]) + (not scheme.roomy) * WASTED_BY_SMALL

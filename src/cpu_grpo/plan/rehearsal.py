@@ -20,6 +20,7 @@ import torch
 from cpu_grpo.engine.decoder import Adapter, Decoder, Layer, Linear, Norm
 from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
+from cpu_grpo.engine.rounding import Rounding
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
@@ -35,6 +36,7 @@ LEARNT = 1024  # tokens that go through the stand-in's learner, about
 REPEATS = 2  # the best of them counts, as others may be using the machine
 TIMED = (  # whose code decides the times
     "engine/decoder.py",
+    "engine/rounding.py",
     "engine/schemes/lean.py",
     "engine/kernels",
     "engine/learner",
@@ -217,7 +219,9 @@ def _pieces(
         found[name] = time.perf_counter() - start
         return made
 
-    laid_out = timed("lay_out", packed, model, precision, job.decoded, scheme.shared)
+    weight = model.layers[0].down.weight
+    in_8_bits = Rounding(scheme.rollout, 0.0).taken(weight, DTYPES[precision], job.decoded)
+    laid_out = timed("lay_out", packed, model, precision, job.decoded, scheme.shared, in_8_bits)
     timed("prefill", generate, laid_out, requests, Sampling(1.0), 1, set(), 0, job.rows)
     timed("step", generate, laid_out, requests, Sampling(1.0), 1 + STEPS, set(), 0, job.rows)
     found["step"] = max(0.0, found["step"] - found["prefill"]) / STEPS

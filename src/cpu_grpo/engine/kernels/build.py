@@ -18,9 +18,18 @@ from cpu_grpo.hardware import cpu_flags
 
 SOURCES = [
     Path(__file__).parent / name
-    for name in ("attention.cpp", "decode.cpp", "draw.cpp", "lean.cpp", "passes.cpp", "products.cpp", "rows.cpp")
+    for name in (
+        "attention.cpp",
+        "decode.cpp",
+        "draw.cpp",
+        "int8.cpp",
+        "lean.cpp",
+        "passes.cpp",
+        "products.cpp",
+        "rows.cpp",
+    )
 ]
-HEADERS = [Path(__file__).parent / name for name in ("numbers.h", "vectors.h")]
+HEADERS = [Path(__file__).parent / name for name in ("dot.h", "numbers.h", "vectors.h")]
 FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
 # Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
 FLAGS += "-fassociative-math -ffinite-math-only"
@@ -46,16 +55,21 @@ SIGNATURES = {
 }
 DECODE = [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
 DECODE += [POINTER] * 6 + [INT] * 5
-PRODUCT_SIGNATURES = {
+LAID_OUT_SIGNATURES = {
     "lay_out": [POINTER, POINTER] + [INT] * 4,
     "narrow_product": [POINTER] * 4 + [INT] * 3,
-    "row_product": [POINTER] * 5 + [INT] * 4,
     "decode_layers": DECODE,
+}
+IN_PLACE_SIGNATURES = {
+    "row_product": [POINTER] * 5 + [INT] * 4,
     "decode_layers_in_place": DECODE,
 }
-SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
 # What is computed in, and what weights are stored in.
-PRODUCTS = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
+PRODUCTS = [(torch.float32, stored) for stored in SUFFIXES] + [
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.int8),
+]
 
 
 Kernel = Callable[..., None]
@@ -65,7 +79,7 @@ class Native:
     """The compiled kernels for a dtype, and one that weights are stored in, as functions of tensors, numbers and None.
 
     `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none. What each
-    kernel takes stands at its C++ function.
+    kernel takes stands at its C++ function. Of weights in int8 there are no products where they lie.
     """
 
     norm: Kernel
@@ -93,7 +107,8 @@ class Native:
 
     def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
         self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
-        for signatures, ending in ((SIGNATURES, suffix), (PRODUCT_SIGNATURES, f"{suffix}_{stored}")):
+        of_products = LAID_OUT_SIGNATURES | ({} if stored == SUFFIXES[torch.int8] else IN_PLACE_SIGNATURES)
+        for signatures, ending in ((SIGNATURES, suffix), (of_products, f"{suffix}_{stored}")):
             for name, signature in signatures.items():
                 function = getattr(library, f"{name}_{ending}")
                 function.argtypes, function.restype = signature, None

@@ -36,21 +36,26 @@ constexpr void (*ROW_PRODUCT)(const T*, const W*, const float*, const float*, T*
         static constexpr auto swiglu = swiglu_##SUFFIX;                                                                \
         static constexpr auto attend = attend_##SUFFIX;                                                                \
     };
-#define DECLARE_PRODUCTS(T, W, SUFFIX)                                                                                 \
-    extern "C" {                                                                                                       \
-    void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);                     \
-    void row_product_##SUFFIX(const T*, const W*, const float*, const float*, T*, int64_t, int64_t, int64_t, int64_t); \
-    }                                                                                                                  \
+#define DECLARE_PRODUCT(T, W, SUFFIX)                                                                                  \
+    extern "C" void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);          \
     template <>                                                                                                        \
-    constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;                                                            \
+    constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;
+#define DECLARE_ROW_PRODUCT(T, W, SUFFIX)                                                                              \
+    extern "C" void row_product_##SUFFIX(const T*, const W*, const float*, const float*, T*, int64_t, int64_t,         \
+                                         int64_t, int64_t);                                                            \
     template <>                                                                                                        \
     constexpr auto ROW_PRODUCT<T, W> = row_product_##SUFFIX;
 
 DECLARE(float, fp32)
 DECLARE(bf16, bf16)
-DECLARE_PRODUCTS(float, float, fp32_fp32)
-DECLARE_PRODUCTS(float, bf16, fp32_bf16)
-DECLARE_PRODUCTS(bf16, bf16, bf16_bf16)
+DECLARE_PRODUCT(float, float, fp32_fp32)
+DECLARE_PRODUCT(float, bf16, fp32_bf16)
+DECLARE_PRODUCT(float, int8_t, fp32_int8)
+DECLARE_PRODUCT(bf16, bf16, bf16_bf16)
+DECLARE_PRODUCT(bf16, int8_t, bf16_int8)
+DECLARE_ROW_PRODUCT(float, float, fp32_fp32)
+DECLARE_ROW_PRODUCT(float, bf16, fp32_bf16)
+DECLARE_ROW_PRODUCT(bf16, bf16, bf16_bf16)
 
 namespace {
 
@@ -134,7 +139,9 @@ void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float
 // The product, last, may have commas in it.
 EXPORT(decode_layers_fp32_fp32, float, Packed<float, float>)
 EXPORT(decode_layers_fp32_bf16, float, Packed<float, bf16>)
+EXPORT(decode_layers_fp32_int8, float, Packed<float, int8_t>)
 EXPORT(decode_layers_bf16_bf16, bf16, Packed<bf16, bf16>)
+EXPORT(decode_layers_bf16_int8, bf16, Packed<bf16, int8_t>)
 EXPORT(decode_layers_in_place_fp32_fp32, float, InPlace<float, float>)
 EXPORT(decode_layers_in_place_fp32_bf16, float, InPlace<float, bf16>)
 EXPORT(decode_layers_in_place_bf16_bf16, bf16, InPlace<bf16, bf16>)

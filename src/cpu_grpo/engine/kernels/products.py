@@ -17,6 +17,9 @@ Biases = list[torch.Tensor | None]
 FEW = 16  # rows up to which products with weights where they lie are as fast as with weights laid out
 NARROW = 128  # rows up to which our own product is considered: oneDNN's is made for more
 MUCH = 1.3  # faster than ours is oneDNN's before it is taken: a choice that noise could turn would change results
+GROUP = 64  # weights in int8 that have a scale together, as int8.cpp has it
+INT8_BYTES = 1 + 4 / GROUP  # of a weight in int8, with its share of a scale
+INT8_GAIN = 1.1  # times faster that products in 8 bits must be before they are taken
 WORD = 4  # bytes that products.cpp takes of a row at a time: a number in fp32, a pair in bf16
 PROBES = 12  # weights of SHAPE, more than caches hold: decoding finds its weights in memory
 SHAPE = (3072, 576)
@@ -89,7 +92,7 @@ class Narrow:
         rows = torch.cat([m.data_ptr() + torch.arange(m.size(0)) * ins * m.element_size() for m in masters])  # (outs,)
         outs, panel = rows.numel(), kernels.panel
         panels = -(-outs // panel)
-        packed = torch.empty(panels, (ins + level) * panel, dtype=stored)
+        packed = torch.empty(panels, panel * _stored_numbers(ins + level, stored), dtype=stored)
         kernels.lay_out(rows, packed, outs, ins, level, int(halves))
         shift = torch.zeros(panels * panel)
         if any(bias is not None for bias in biases):
@@ -101,6 +104,42 @@ class Narrow:
         out = x.new_empty(x.size(0), self.outs)
         self.kernels.narrow_product(x, self.packed, self.bias, out, *x.shape, self.outs)
         return out
+
+
+def _stored_numbers(ins: int, stored: torch.dtype) -> int:
+    """That an output's weights are laid out as: in int8 there are whole groups, and a scale in fp32 before each."""
+    return -(-ins // GROUP) * (GROUP + 4) if stored == torch.int8 else ins
+
+
+def int8_available() -> bool:
+    """Whether this machine has products of 8 bits."""
+    kernels = native(torch.bfloat16, torch.int8)
+    return bool(kernels and kernels.panel)
+
+
+def int8_product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype) -> Narrow:
+    """`product` with weights and x rounded to 8 bits, a group of inputs at a time; see int8.cpp.
+
+    Raises:
+        ValueError: this machine has no such products.
+    """
+    kernels = native(dtype, torch.int8)
+    if not kernels or not kernels.panel:
+        raise ValueError("This machine has no products of 8 bits.")
+    return Narrow.of(kernels, torch.int8, weights, biases)
+
+
+def int8_pays(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
+    """Whether products in 8 bits are faster for so many rows than those in `dtype` of weights stored so; measured."""
+    if not int8_available() or not _lays_out():
+        return False
+    return chosen(f"int8 {dtype} {stored} {rows}", lambda: _int8_wins(dtype, stored, rows))
+
+
+def _int8_wins(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
+    weights, x = [torch.ones(SHAPE, dtype=stored) for _ in range(PROBES)], torch.ones(rows, SHAPE[1], dtype=dtype)
+    ours = _seconds([int8_product([weight], [None], dtype) for weight in weights], x)
+    return INT8_GAIN * ours < _seconds([product([weight], [None], dtype, rows) for weight in weights], x)
 
 
 def as_fast(dtype: torch.dtype, weights: list[torch.Tensor]) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from cpu_grpo.engine.decoder import Decoder, Linear, Norm
 from cpu_grpo.engine.kernels import native
-from cpu_grpo.engine.kernels.products import FEW, InPlace, Narrow, Product, as_fast, product
+from cpu_grpo.engine.kernels.products import FEW, InPlace, Narrow, Product, as_fast, int8_product, product
 from cpu_grpo.hardware import DTYPES
 
 LEVEL_COLUMNS = 32  # of the head: see forward._head
@@ -49,17 +49,24 @@ class AtOnce:
     inner: int  # size between gate_up and down
 
 
-def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False) -> PackedDecoder:
+def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False, rounded: bool = False) -> PackedDecoder:
     """The decoder ready for batches of about `rows` rows, LoRA adapters included.
 
     Args:
         precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
         shared: leave the weights where they are: no memory, but slower from some 16 rows on. For fewer rows, weights in
             bf16 stay there for products in bf16 anyway.
+        rounded: the layers' weights in 8 bits; those of the head stay as they are.
+
+    Raises:
+        ValueError: this machine has no products of 8 bits.
     """
     dtype = DTYPES[precision]
 
     def joint(*parts: Linear, level: int = 0) -> Product:
+        if rounded and not level:
+            # Merged in fp32, an adapter's change moves some weights by a step of the 8 bits, and its sum stays.
+            return int8_product([part.merged(torch.float32) for part in parts], [part.bias for part in parts], dtype)
         # In bf16 an adapter's small changes would be rounded away.
         apart = shared or any(part.weight.dtype == torch.bfloat16 for part in parts)
         weights = [part.weight.detach() if apart else part.merged() for part in parts]

@@ -1,0 +1,52 @@
+"""Whether rollouts compute with weights in 8 bits: where asked or faster, while that changes little."""
+
+import torch
+
+from cpu_grpo.engine.kernels.products import int8_available, int8_pays, storage
+
+BOUND = 0.1  # mean |difference of log-probs| of an update, beyond which rollouts are exact; 0.02 to 0.04 is usual
+CAP = 2.0  # of importance weights, where none is given
+
+
+class Rounding:
+    """A run's choice.
+
+    Attributes:
+        current: whether the newest completions came from such a rollout.
+        refused: whether some were too far off.
+    """
+
+    def __init__(self, rollout: str, cap: float) -> None:
+        """See FastOptions.
+
+        Raises:
+            ValueError: 8 bits are asked for, and this machine has no products of them.
+        """
+        if rollout == "int8" and not int8_available():
+            raise ValueError("rollout is int8, but this CPU multiplies no bytes or has no C++ compiler: use auto.")
+        self.rollout, self.current, self.refused = rollout, False, False
+        self._cap, self._sum, self._count = cap, 0.0, 0
+
+    def taken(self, weight: torch.Tensor, dtype: torch.dtype, rows: int) -> bool:
+        """Whether the next rollout, of so many rows, rounds weights like this one for products in `dtype`."""
+        wanted = self.rollout == "int8" or (self.rollout == "auto" and int8_pays(dtype, storage([weight], dtype), rows))
+        self.current = wanted and not self.refused
+        return self.current
+
+    @property
+    def cap(self) -> float:
+        """Of the newest completions' importance weights; 0: none."""
+        return self._cap or (CAP if self.current else 0.0)
+
+    def see(self, difference: torch.Tensor, count: int) -> None:
+        """Counts differences of log-probs, 0 where there are none, of so many tokens."""
+        self._sum, self._count = self._sum + float(difference.abs().sum()), self._count + count
+
+    def close(self) -> str | None:
+        """Ends an update; returns what there is to say if rollouts are exact from now on."""
+        mean, self._sum, self._count = self._sum / max(1, self._count), 0.0, 0
+        if self.refused or not self.current or mean <= BOUND:
+            return None
+        self.refused = True
+        off = f"{mean:.2g} in log-probs on average, more than {BOUND}"
+        return f"Rollouts in 8 bits are off by {off}: from now on they are exact."
