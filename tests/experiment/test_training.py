@@ -27,7 +27,7 @@ RUN = untracked()
 def test_what_was_learnt_when_memory_ran_out_can_be_gone_on_from(tiny_directory, tmp_path, monkeypatch, scheme):
     rollouts = []
 
-    def fit_rows(self, prompt_ids, group):
+    def fit_rows(self, prompt_ids, group, rounded):
         rollouts.append(prompt_ids)
         if len(rollouts) == 2:
             raise MemoryError("no room")

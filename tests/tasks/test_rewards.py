@@ -59,7 +59,17 @@ def test_closeness(completion, answer, reward):
 
 @pytest.mark.parametrize(
     ("completion", "reward"),
-    [("12", 0.998), ("x" * 496 + " 12.", 0.5), ("x" * 996 + " 12.", 0), ("x" * 2000 + " 12.", 0), ("13", 0), ("", 0)],
+    [
+        ("12", 1),
+        ("x" * 596 + " 12.", 1),
+        ("x" * 696 + " 12.", 0.75),
+        ("x" * 896 + " 12.", 0.25),
+        ("x" * 996 + " 12.", 0),
+        ("x" * 2000 + " 12.", 0),
+        ("13", 0),
+        ("x" * 696 + " 13.", 0),
+        ("", 0),
+    ],
 )
 def test_concise_pays_right_answers_alone(completion, reward):
     assert concise(completion, ["12"], GRADER) == pytest.approx(reward)
@@ -148,7 +158,7 @@ def test_each_function_computes_the_component_it_is_named_after():
         "keywords": [0.1, 0],
         "digits": [1, 1],
         "length": [0.04, 0.04],
-        "concise": [1 - 7 / 1000, 1 - 7 / 1000],
+        "concise": [1, 1],
     }
 
 

@@ -145,7 +145,10 @@ class Weights:
         0.0, "1 if the completion sets one of task.marks, once, and ends in it and an answer", low=0, high=1000
     )
     concise: float = option(
-        0.0, "what a right answer earns besides: 1 - characters / 1000, at least 0; 0 of wrong ones", low=0, high=1000
+        0.0,
+        "what a right answer earns besides: 1 up to 600 characters, falling to 0 at 1000; 0 of wrong ones",
+        low=0,
+        high=1000,
     )
     keywords: float = option(
         0.0, "the published study's: share of its reasoning words that occur (ignores the answer)", low=0, high=1000

@@ -21,7 +21,7 @@ RewardFunction = Callable[..., Sequence[float | None]]
 
 KEYWORDS = ("first", "then", "next", "because", "therefore", "so", "step", "total", "answer", "calculate")
 LENGTH_FULL = 50  # words that earn the whole length reward
-LONG = 1000  # characters from which on a right answer is no longer concise
+SHORT, LONG = 600, 1000  # characters up to which a right answer is concise, and from which on it is not at all
 
 
 def correct(completion: str, accepted: list[str], grader: Grader) -> float:
@@ -48,8 +48,12 @@ def format(completion: str, accepted: list[str], grader: Grader) -> float:
 
 
 def concise(completion: str, accepted: list[str], grader: Grader) -> float:
-    """Of a right answer, 1 - characters / LONG, at least 0; 0 of others, so that being short alone earns nothing."""
-    return correct(completion, accepted, grader) * max(0.0, 1 - len(completion) / LONG)
+    """Of a right answer, 1 up to SHORT characters, falling to 0 at LONG; 0 of others.
+
+    As the soft punishment of DAPO (Yu et al. 2025, section 3.4) it leaves alone what is short enough: paid by the
+    character, models stop to reason. Being short alone earns nothing.
+    """
+    return correct(completion, accepted, grader) * min(1.0, max(0.0, (LONG - len(completion)) / (LONG - SHORT)))
 
 
 def keywords(completion: str, accepted: list[str], grader: Grader) -> float:
