@@ -13,7 +13,7 @@ import torch
 
 from cpu_grpo.engine.kernels import build, fused
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are compiled on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="stands shell scripts in for compilers")
 COMPILER = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
 
 
@@ -120,6 +120,19 @@ def test_the_library_is_compiled_once_for_all_processes_of_a_user(wanted, fresh,
     same(results(), wanted)
     assert len(commands) == 1
     assert list(fresh.iterdir()) == [library]
+
+
+@pytest.mark.slow
+def test_clangs_library_computes_the_same(wanted, fresh, monkeypatch):
+    clang = shutil.which("clang++")
+    trial = [clang, "-fopenmp", "-xc++", "-", "-o", os.devnull]
+    if clang is None or subprocess.run(trial, input=b"int main() {}", check=False).returncode:
+        pytest.skip("there is no clang++ with OpenMP here")
+    monkeypatch.setenv("CXX", clang)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build.native(torch.float32)
+    same(results(), wanted)
 
 
 def test_another_version_or_machine_gets_a_library_of_its_own(fresh, monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """Products in 8 bits, against their formula in double precision, by every instruction for bytes that this CPU has."""
 
 import ctypes
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from conftest import need_narrow_products
 from cpu_grpo.engine.decoder import Adapter, Linear
 from cpu_grpo.engine.kernels import build, native, products
 from cpu_grpo.engine.kernels.products import GROUP, int8_product
+from cpu_grpo.engine.kernels.toolchain import toolchain
 from cpu_grpo.hardware import DTYPES, cpu_flags
 
 BF16 = torch.bfloat16
@@ -133,12 +133,10 @@ def library(tmp_path_factory):
     """int8.cpp, compiled for another CPU that this one can stand in for."""
 
     def compiled(march):
-        compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-        if compiler is None or not MARCHES[march] <= set(cpu_flags()):
+        if not any(map(shutil.which, ("g++", "clang++"))) or not MARCHES[march] <= set(cpu_flags()):
             pytest.skip(f"this machine cannot run what is compiled for {march}")
         source, target = Path(build.__file__).with_name("int8.cpp"), tmp_path_factory.mktemp(march) / "int8.so"
-        flags = build.FLAGS.replace("-march=native", f"-march={march}").split()
-        subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
+        subprocess.run(toolchain(cpu=march).command([source], target), check=True)
         return ctypes.CDLL(str(target))
 
     return compiled

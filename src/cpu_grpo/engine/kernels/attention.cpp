@@ -253,16 +253,16 @@ void attend(const T* qkv, const float* q_norm, const float* k_norm, float eps, c
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" void store_##SUFFIX(const T* keys, const T* values, T* stored_keys, T* stored_values, int64_t n,        \
-                                   int64_t tokens, int64_t capacity, int64_t d) {                                      \
+    KERNEL void store_##SUFFIX(const T* keys, const T* values, T* stored_keys, T* stored_values, int64_t n,            \
+                               int64_t tokens, int64_t capacity, int64_t d) {                                          \
         store(keys, values, stored_keys, stored_values, n, tokens, capacity, d);                                       \
     }                                                                                                                  \
-    extern "C" void attend_##SUFFIX(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* c, \
-                                    const float* s, float scale, T* keys, T* values, const int64_t* lengths,           \
-                                    const int64_t* prompt_keys, const int64_t* prompt_values,                          \
-                                    const int64_t* prompt_layer, int64_t layer, const int64_t* prompts,                \
-                                    const int64_t* prompt_capacities, T* out, int64_t rows, int64_t heads, int64_t kv, \
-                                    int64_t d, int64_t capacity) {                                                     \
+    KERNEL void attend_##SUFFIX(const T* qkv, const float* q_norm, const float* k_norm, float eps, const float* c,     \
+                                const float* s, float scale, T* keys, T* values, const int64_t* lengths,               \
+                                const int64_t* prompt_keys, const int64_t* prompt_values,                              \
+                                const int64_t* prompt_layer, int64_t layer, const int64_t* prompts,                    \
+                                const int64_t* prompt_capacities, T* out, int64_t rows, int64_t heads, int64_t kv,     \
+                                int64_t d, int64_t capacity) {                                                         \
         attend(qkv, q_norm, k_norm, eps, c, s, scale, keys, values, lengths, prompt_keys, prompt_values, prompt_layer, \
                layer, prompts, prompt_capacities, out, Shape{rows, heads, kv, d, capacity});                           \
     }

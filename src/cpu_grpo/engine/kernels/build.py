@@ -4,15 +4,14 @@ import ctypes
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from cpu_grpo.engine.kernels.toolchain import toolchain
 from cpu_grpo.files import cache_directory, sha256
 from cpu_grpo.hardware import cpu_flags
 
@@ -30,9 +29,6 @@ SOURCES = [
     )
 ]
 HEADERS = [Path(__file__).parent / name for name in ("dot.h", "numbers.h", "vectors.h")]
-FLAGS = "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros "
-# Sums may be taken in any order, and results are finite: without these two, loops with sums or exps do not vectorise.
-FLAGS += "-fassociative-math -ffinite-math-only"
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
     "norm": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
@@ -135,11 +131,10 @@ def _all() -> dict[tuple[torch.dtype, torch.dtype], Native]:
 
 def _compiled() -> Path:
     """The shared library, made if this machine and version have none yet."""
-    compiler = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
-    if sys.platform != "linux" or compiler is None:
-        raise OSError("no C++ compiler (g++ or clang++) was found" if sys.platform == "linux" else "not on Linux")
-    # -march=native depends on what the CPU can do, and a cache directory may be shared by different machines.
-    parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), FLAGS, compiler, *cpu_flags(), torch.__version__)
+    tools = toolchain()
+    # What is native depends on what the CPU can do, and a cache directory may be shared by different machines.
+    told = (tools.compiler, *tools.options, *tools.libraries, *cpu_flags(), torch.__version__)
+    parts = (*(path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)), *told)
     key = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}"
     directory = cache_directory()
     if found := next((path for path in directory.glob(f"{key}-*.so") if path == _named(directory, key, path)), None):
@@ -147,9 +142,8 @@ def _compiled() -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / f"{key}.{os.getpid()}"
     try:
-        command = [compiler, *FLAGS.split(), *map(str, SOURCES), "-o", str(unfinished)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        return unfinished.rename(_named(directory, key, unfinished))
+        subprocess.run(tools.command(SOURCES, unfinished), check=True, capture_output=True, text=True)
+        return unfinished.replace(_named(directory, key, unfinished))
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -37,12 +37,12 @@ constexpr void (*ROW_PRODUCT)(const T*, const W*, const float*, const float*, T*
         static constexpr auto attend = attend_##SUFFIX;                                                                \
     };
 #define DECLARE_PRODUCT(T, W, SUFFIX)                                                                                  \
-    extern "C" void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);          \
+    KERNEL void narrow_product_##SUFFIX(const T*, const W*, const float*, T*, int64_t, int64_t, int64_t);              \
     template <>                                                                                                        \
     constexpr auto PRODUCT<T, W> = narrow_product_##SUFFIX;
 #define DECLARE_ROW_PRODUCT(T, W, SUFFIX)                                                                              \
-    extern "C" void row_product_##SUFFIX(const T*, const W*, const float*, const float*, T*, int64_t, int64_t,         \
-                                         int64_t, int64_t);                                                            \
+    KERNEL void row_product_##SUFFIX(const T*, const W*, const float*, const float*, T*, int64_t, int64_t,             \
+                                     int64_t, int64_t);                                                                \
     template <>                                                                                                        \
     constexpr auto ROW_PRODUCT<T, W> = row_product_##SUFFIX;
 
@@ -125,7 +125,7 @@ void decode_layers(const Layer<Product>* layers, int64_t count, float eps, float
 }  // namespace
 
 #define EXPORT(NAME, T, ...)                                                                                           \
-    extern "C" void NAME(                                                                                              \
+    KERNEL void NAME(                                                                                                  \
         const Layer<__VA_ARGS__>* layers, int64_t count, float eps, float* x, T* delta, int64_t hidden, int64_t inner, \
         const float* cosines, const float* sines, float scale, T* keys, T* values, int64_t layer_size,                 \
         const int64_t* lengths, const int64_t* prompt_keys, const int64_t* prompt_values, const int64_t* prompt_layer, \

@@ -93,8 +93,8 @@ void draw(const T* scores, const double* uniforms, float inverse, int64_t* token
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" void draw_##SUFFIX(const T* scores, const double* uniforms, float inverse, int64_t* tokens,             \
-                                  float* logps, int64_t n, int64_t v) {                                                \
+    KERNEL void draw_##SUFFIX(const T* scores, const double* uniforms, float inverse, int64_t* tokens,                 \
+                              float* logps, int64_t n, int64_t v) {                                                    \
         draw(scores, uniforms, inverse, tokens, logps, n, v);                                                          \
     }
 

@@ -177,25 +177,25 @@ void lay_out(const S* const* rows, int8_t* packed, int64_t outs, int64_t in) {
 
 // Of products in T; as products.cpp's, but `more` is 0.
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                       \
-    extern "C" void lay_out_##SUFFIX(const void* rows, int8_t* packed, int64_t outs, int64_t in, int64_t,              \
-                                     int64_t halves) {                                                                 \
+    KERNEL int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                           \
+    KERNEL void lay_out_##SUFFIX(const void* rows, int8_t* packed, int64_t outs, int64_t in, int64_t,                  \
+                                 int64_t halves) {                                                                     \
         if (halves)                                                                                                    \
             lay_out(static_cast<const bf16* const*>(rows), packed, outs, in);                                          \
         else                                                                                                           \
             lay_out(static_cast<const float* const*>(rows), packed, outs, in);                                         \
     }                                                                                                                  \
-    extern "C" void narrow_product_##SUFFIX(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n,    \
-                                            int64_t in, int64_t outs) {                                                \
+    KERNEL void narrow_product_##SUFFIX(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n,        \
+                                        int64_t in, int64_t outs) {                                                    \
         product(x, packed, bias, out, n, in, outs);                                                                    \
     }
 
 #else  // 0 and nothing where there are no products of bytes
 
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" int64_t narrow_panel_##SUFFIX() { return 0; }                                                           \
-    extern "C" void lay_out_##SUFFIX(const void*, int8_t*, int64_t, int64_t, int64_t, int64_t) {}                      \
-    extern "C" void narrow_product_##SUFFIX(const T*, const int8_t*, const float*, T*, int64_t, int64_t, int64_t) {}
+    KERNEL int64_t narrow_panel_##SUFFIX() { return 0; }                                                               \
+    KERNEL void lay_out_##SUFFIX(const void*, int8_t*, int64_t, int64_t, int64_t, int64_t) {}                          \
+    KERNEL void narrow_product_##SUFFIX(const T*, const int8_t*, const float*, T*, int64_t, int64_t, int64_t) {}
 
 #endif
 

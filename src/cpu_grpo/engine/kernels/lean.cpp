@@ -11,9 +11,14 @@
 #include <cstdint>
 #include <vector>
 
-#include <omp.h>
-
 #include "numbers.h"
+
+#ifdef _OPENMP
+extern "C" int omp_get_num_threads(), omp_get_thread_num();  // not by omp.h, which not all compilers come with
+#else
+inline int omp_get_num_threads() { return 1; }
+inline int omp_get_thread_num() { return 0; }
+#endif
 
 namespace {
 
@@ -88,15 +93,15 @@ void descend(T* weights, const T* gradient, const float* by_row, const float* by
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" void squares_##SUFFIX(const T* gradient, float* rows, float* columns, int64_t outs, int64_t ins) {      \
+    KERNEL void squares_##SUFFIX(const T* gradient, float* rows, float* columns, int64_t outs, int64_t ins) {          \
         squares(gradient, rows, columns, outs, ins);                                                                   \
     }                                                                                                                  \
-    extern "C" void weighted_squares_##SUFFIX(const T* gradient, const float* weights, float* rows, int64_t outs,      \
-                                              int64_t ins) {                                                           \
+    KERNEL void weighted_squares_##SUFFIX(const T* gradient, const float* weights, float* rows, int64_t outs,          \
+                                          int64_t ins) {                                                               \
         weighted_squares(gradient, weights, rows, outs, ins);                                                          \
     }                                                                                                                  \
-    extern "C" void descend_##SUFFIX(T* weights, const T* gradient, const float* by_row, const float* by_column,       \
-                                     float kept, int64_t seed, int64_t outs, int64_t ins) {                            \
+    KERNEL void descend_##SUFFIX(T* weights, const T* gradient, const float* by_row, const float* by_column,           \
+                                 float kept, int64_t seed, int64_t outs, int64_t ins) {                                \
         descend(weights, gradient, by_row, by_column, kept, seed, outs, ins);                                          \
     }
 

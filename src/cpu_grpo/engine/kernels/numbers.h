@@ -2,6 +2,12 @@
 #pragma once
 #include <cstdint>
 
+#ifdef _WIN32
+#define KERNEL extern "C" __declspec(dllexport)  // what Python calls
+#else
+#define KERNEL extern "C"
+#endif
+
 namespace {
 
 enum class bf16 : uint16_t {};  // the upper half of a float; an enum, as gcc does not vectorise loops over a struct

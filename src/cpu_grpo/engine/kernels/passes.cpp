@@ -242,41 +242,41 @@ void score_gradient(T* scores, const int64_t* targets, const float* totals, cons
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                                              \
-    extern "C" void norm_##SUFFIX(float* x, const T* delta, const float* weight, float eps, T* out, float* scales,     \
-                                  int64_t n, int64_t h) {                                                              \
+    KERNEL void norm_##SUFFIX(float* x, const T* delta, const float* weight, float eps, T* out, float* scales,         \
+                              int64_t n, int64_t h) {                                                                  \
         norm(x, delta, weight, eps, out, scales, n, h);                                                                \
     }                                                                                                                  \
-    extern "C" void norm_backward_##SUFFIX(const T* g, const float* x, const float* weight, const float* scales,       \
-                                           float* dx, float* dweight, int64_t n, int64_t h, int64_t parts) {           \
+    KERNEL void norm_backward_##SUFFIX(const T* g, const float* x, const float* weight, const float* scales,           \
+                                       float* dx, float* dweight, int64_t n, int64_t h, int64_t parts) {               \
         norm_backward(g, x, weight, scales, dx, dweight, n, h, parts);                                                 \
     }                                                                                                                  \
-    extern "C" void swiglu_##SUFFIX(const T* x, T* out, int64_t n, int64_t h) { swiglu(x, out, n, h); }                \
-    extern "C" void swiglu_backward_##SUFFIX(const T* g, const T* x, T* dx, int64_t n, int64_t h) {                    \
+    KERNEL void swiglu_##SUFFIX(const T* x, T* out, int64_t n, int64_t h) { swiglu(x, out, n, h); }                    \
+    KERNEL void swiglu_backward_##SUFFIX(const T* g, const T* x, T* dx, int64_t n, int64_t h) {                        \
         swiglu_backward(g, x, dx, n, h);                                                                               \
     }                                                                                                                  \
-    extern "C" void rotary_##SUFFIX(const T* x, int64_t stride, const float* c, const float* s, float sign, T* out,    \
-                                    int64_t n, int64_t heads, int64_t d) {                                             \
+    KERNEL void rotary_##SUFFIX(const T* x, int64_t stride, const float* c, const float* s, float sign, T* out,        \
+                                int64_t n, int64_t heads, int64_t d) {                                                 \
         rotary(x, stride, c, s, sign, out, n, heads, d);                                                               \
     }                                                                                                                  \
-    extern "C" void causal_softmax_##SUFFIX(T* scores, float* logs, float scale, int64_t n, int64_t t, int64_t s) {    \
+    KERNEL void causal_softmax_##SUFFIX(T* scores, float* logs, float scale, int64_t n, int64_t t, int64_t s) {        \
         causal_softmax(scores, logs, scale, n, t, s);                                                                  \
     }                                                                                                                  \
-    extern "C" void exps_##SUFFIX(T* scores, float* sums, float* logs, float scale, int64_t n, int64_t s) {            \
+    KERNEL void exps_##SUFFIX(T* scores, float* sums, float* logs, float scale, int64_t n, int64_t s) {                \
         exps(scores, sums, logs, scale, n, s);                                                                         \
     }                                                                                                                  \
-    extern "C" void softmax_again_##SUFFIX(T* scores, const float* logs, float scale, int64_t n, int64_t s) {          \
+    KERNEL void softmax_again_##SUFFIX(T* scores, const float* logs, float scale, int64_t n, int64_t s) {              \
         softmax_again(scores, logs, scale, n, s);                                                                      \
     }                                                                                                                  \
-    extern "C" void causal_softmax_backward_##SUFFIX(T* g, const T* weights, const float* along, float scale,          \
-                                                     int64_t n, int64_t t, int64_t s) {                                \
+    KERNEL void causal_softmax_backward_##SUFFIX(T* g, const T* weights, const float* along, float scale,              \
+                                                 int64_t n, int64_t t, int64_t s) {                                    \
         causal_softmax_backward(g, weights, along, scale, n, t, s);                                                    \
     }                                                                                                                  \
-    extern "C" void token_scores_##SUFFIX(T* scores, const int64_t* targets, float inverse, float* logps,              \
-                                          float* entropies, int64_t n, int64_t v) {                                    \
+    KERNEL void token_scores_##SUFFIX(T* scores, const int64_t* targets, float inverse, float* logps,                  \
+                                      float* entropies, int64_t n, int64_t v) {                                        \
         token_scores(scores, targets, inverse, logps, entropies, n, v);                                                \
     }                                                                                                                  \
-    extern "C" void score_gradient_##SUFFIX(T* scores, const int64_t* targets, const float* totals,                    \
-                                            const float* scale, float inverse, int64_t n, int64_t v) {                 \
+    KERNEL void score_gradient_##SUFFIX(T* scores, const int64_t* targets, const float* totals,                        \
+                                        const float* scale, float inverse, int64_t n, int64_t v) {                     \
         score_gradient(scores, targets, totals, scale, inverse, n, v);                                                 \
     }
 

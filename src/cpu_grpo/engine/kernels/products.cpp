@@ -192,17 +192,17 @@ void lay_out(const S* const* rows, W* packed, int64_t outs, int64_t in, int64_t 
 
 // Of products in T by weights stored in W. `halves` says that the weights to be laid out are in bf16, not in fp32.
 #define EXPORT_LAY_OUT(SUFFIX, PAIRS, W)                                                                               \
-    extern "C" void lay_out_##SUFFIX(const void* rows, W* packed, int64_t outs, int64_t in, int64_t more,              \
-                                     int64_t halves) {                                                                 \
+    KERNEL void lay_out_##SUFFIX(const void* rows, W* packed, int64_t outs, int64_t in, int64_t more,                  \
+                                 int64_t halves) {                                                                     \
         if (halves)                                                                                                    \
             lay_out<PAIRS>(static_cast<const bf16* const*>(rows), packed, outs, in, more);                             \
         else                                                                                                           \
             lay_out<PAIRS>(static_cast<const float* const*>(rows), packed, outs, in, more);                            \
     }
 #define EXPORT(SUFFIX, T, W)                                                                                           \
-    extern "C" int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                       \
-    extern "C" void narrow_product_##SUFFIX(const T* x, const W* packed, const float* bias, T* out, int64_t n,         \
-                                            int64_t in, int64_t outs) {                                                \
+    KERNEL int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                           \
+    KERNEL void narrow_product_##SUFFIX(const T* x, const W* packed, const float* bias, T* out, int64_t n,             \
+                                        int64_t in, int64_t outs) {                                                    \
         narrow_product(x, packed, bias, out, n, in, outs);                                                             \
     }
 
@@ -216,6 +216,6 @@ EXPORT(fp32_bf16, float, bf16)
 #ifdef PAIRS_OF_BF16
 EXPORT(bf16_bf16, bf16, bf16)
 #else
-extern "C" int64_t narrow_panel_bf16_bf16() { return 0; }
-extern "C" void narrow_product_bf16_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t) {}
+KERNEL int64_t narrow_panel_bf16_bf16() { return 0; }
+KERNEL void narrow_product_bf16_bf16(const bf16*, const bf16*, const float*, bf16*, int64_t, int64_t, int64_t) {}
 #endif

@@ -148,8 +148,8 @@ void row_product(const T* x, const W* weights, const float* bias, const float* l
 }  // namespace
 
 #define EXPORT(SUFFIX, T, W)                                                                                           \
-    extern "C" void row_product_##SUFFIX(const T* x, const W* weights, const float* bias, const float* level, T* out,  \
-                                         int64_t n, int64_t in, int64_t size, int64_t outs) {                          \
+    KERNEL void row_product_##SUFFIX(const T* x, const W* weights, const float* bias, const float* level, T* out,      \
+                                     int64_t n, int64_t in, int64_t size, int64_t outs) {                              \
         row_product(x, weights, bias, level, out, n, in, size, outs);                                                  \
     }
 
