@@ -6,6 +6,7 @@ from cpu_grpo.engine.kernels.products import int8_available, int8_pays, storage
 
 BOUND = 0.1  # mean |difference of log-probs| of an update, beyond which rollouts are exact; 0.02 to 0.04 is usual
 CAP = 2.0  # of importance weights, where none is given
+NO_BYTES = "but this CPU multiplies no bytes or has no C++ compiler"
 
 
 class Rounding:
@@ -23,7 +24,7 @@ class Rounding:
             ValueError: 8 bits are asked for, and this machine has no products of them.
         """
         if rollout == "int8" and not int8_available():
-            raise ValueError("rollout is int8, but this CPU multiplies no bytes or has no C++ compiler: use auto.")
+            raise ValueError(f"rollout is int8, {NO_BYTES}: use auto.")
         self.rollout, self.current, self.refused = rollout, False, False
         self._cap, self._sum, self._count = cap, 0.0, 0
 

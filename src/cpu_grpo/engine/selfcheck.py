@@ -7,11 +7,8 @@ import torch
 from cpu_grpo.engine.rollout import Completion
 
 CHECKED = 48  # tokens of each completion that are looked at
-TOLERANCE = {
-    "fp32": 1e-3,
-    "bf16": 0.1,
-    "int8": 0.3,
-}  # mean |difference of log-probs| that is allowed; a wrong mask makes over 0.5
+# Mean |difference of log-probs| that is allowed; a wrong mask makes over 0.5.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}
 
 
 @dataclass(frozen=True)

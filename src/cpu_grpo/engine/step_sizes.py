@@ -70,8 +70,7 @@ def bytes_of_rollout(
 ) -> Callable[[int], int]:
     """What tells how many bytes a rollout of these prompts takes, by the rows decoded together; see `rollout_bytes`."""
     longest = max(map(len, prompt_ids))
-    prompts = longest, limit, compute, held, shared, rounded
-    return lambda rows: rollout_bytes(shape, rows, -(-rows // group), *prompts)
+    return lambda rows: rollout_bytes(shape, rows, -(-rows // group), longest, limit, compute, held, shared, rounded)
 
 
 def bytes_of_part(shape: Shape, part: Inputs, compute: int, recompute: bool) -> int:

@@ -39,13 +39,11 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         return GRPOTrainer
     from cpu_grpo.engine.kernels.products import int8_available
     from cpu_grpo.engine.options import FastOptions
+    from cpu_grpo.engine.rounding import NO_BYTES
     from cpu_grpo.engine.trainer import CPUGRPOTrainer
 
     if engine.rollout == "int8" and not int8_available():
-        raise UserError(
-            "engine.rollout is int8, but this CPU multiplies no bytes or has no C++ compiler: use engine.rollout=auto."
-        )
-
+        raise UserError(f"engine.rollout is int8, {NO_BYTES}: use engine.rollout=auto.")
     options = FastOptions(
         hardware.precision,
         engine.micro_batch_tokens,

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from cpu_grpo.engine.kernels import build, fused
+from cpu_grpo.engine.kernels.toolchain import compiler_here
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="stands shell scripts in for compilers")
-COMPILER = next(filter(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")), None)
+COMPILER = compiler_here()
 
 
 @pytest.fixture(scope="module")

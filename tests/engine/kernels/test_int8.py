@@ -1,7 +1,6 @@
 """Products in 8 bits, against their formula in double precision, by every instruction for bytes that this CPU has."""
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from conftest import need_narrow_products
 from cpu_grpo.engine.decoder import Adapter, Linear
 from cpu_grpo.engine.kernels import build, native, products
 from cpu_grpo.engine.kernels.products import GROUP, int8_product
-from cpu_grpo.engine.kernels.toolchain import toolchain
+from cpu_grpo.engine.kernels.toolchain import compiler_here, toolchain
 from cpu_grpo.hardware import DTYPES, cpu_flags
 
 BF16 = torch.bfloat16
@@ -47,9 +46,8 @@ def rounded(x):
     n, ins = x.shape
     groups = torch.nn.functional.pad(x.float(), (0, -ins % GROUP)).view(n, -1, GROUP)
     highest = groups.abs().amax(dim=-1, keepdim=True)
-    by = torch.where(
-        highest > 0, torch.full_like(highest, 127) / highest, 0
-    )  # a plain 127 / is 127 times the reciprocal
+    # A plain 127 / would be 127 times the reciprocal.
+    by = torch.where(highest > 0, torch.full_like(highest, 127) / highest, 0)
     integers = (groups * by).round()
     return (integers.double() * (highest / 127).double()).view(n, -1)[:, :ins]
 
@@ -133,7 +131,7 @@ def library(tmp_path_factory):
     """int8.cpp, compiled for another CPU that this one can stand in for."""
 
     def compiled(march):
-        if not any(map(shutil.which, ("g++", "clang++"))) or not MARCHES[march] <= set(cpu_flags()):
+        if compiler_here() is None or not MARCHES[march] <= set(cpu_flags()):
             pytest.skip(f"this machine cannot run what is compiled for {march}")
         source, target = Path(build.__file__).with_name("int8.cpp"), tmp_path_factory.mktemp(march) / "int8.so"
         subprocess.run(toolchain(cpu=march).command([source], target), check=True)

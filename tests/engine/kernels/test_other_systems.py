@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cpu_grpo.engine.kernels import build
-from cpu_grpo.engine.kernels.toolchain import toolchain
+from cpu_grpo.engine.kernels.toolchain import compiler_here, toolchain
 
-COMPILER = next(filter(shutil.which, ("g++", "clang++")), None)
+COMPILER = compiler_here()
 X86 = re.compile(r"\b(_mm\d*_|__m(128|256|512)|__mmask|_tile_|__builtin_ia32)\w*")
 OTHERS = {  # system, machine, CPU, and what makes libraries for them here
     "Windows": ("win32", "AMD64", "haswell", "x86_64-w64-mingw32-g++"),
@@ -51,15 +51,9 @@ def test_a_library_for_another_system_has_every_kernel(other, tmp_path):
     done = subprocess.run([*command, "-O1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = library.read_bytes()
-    for (_, stored), suffixes in zip(build.PRODUCTS, map(pair_of_suffixes, build.PRODUCTS), strict=True):
-        in_place = {} if stored == torch.int8 else build.IN_PLACE_SIGNATURES
-        wanted = [f"{name}_{suffixes[0]}" for name in build.SIGNATURES]
-        wanted += [f"{name}_{suffixes[0]}_{suffixes[1]}" for name in build.LAID_OUT_SIGNATURES | in_place]
+    for pair in build.PRODUCTS:
+        wanted = [name for name, _ in build.exports(*(build.SUFFIXES[dtype] for dtype in pair)).values()]
         assert [name for name in wanted if name.encode() + b"\0" not in content] == []
-
-
-def pair_of_suffixes(pair):
-    return [build.SUFFIXES[dtype] for dtype in pair]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler here")

@@ -8,6 +8,7 @@ import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ SOURCES = [
 ]
 HEADERS = [Path(__file__).parent / name for name in ("dot.h", "numbers.h", "vectors.h")]
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-SIGNATURES = {
+Signatures = dict[str, list[Any]]  # what kernels take
+SIGNATURES: Signatures = {
     "norm": [POINTER, POINTER, POINTER, FLOAT, POINTER, POINTER, INT, INT],
     "norm_backward": [POINTER] * 6 + [INT] * 3,
     "swiglu": [POINTER, POINTER, INT, INT],
@@ -51,12 +53,12 @@ SIGNATURES = {
 }
 DECODE = [POINTER, INT, FLOAT, POINTER, POINTER, INT, INT, POINTER, POINTER, FLOAT, POINTER, POINTER, INT]
 DECODE += [POINTER] * 6 + [INT] * 5
-LAID_OUT_SIGNATURES = {
+LAID_OUT_SIGNATURES: Signatures = {
     "lay_out": [POINTER, POINTER] + [INT] * 4,
     "narrow_product": [POINTER] * 4 + [INT] * 3,
     "decode_layers": DECODE,
 }
-IN_PLACE_SIGNATURES = {
+IN_PLACE_SIGNATURES: Signatures = {
     "row_product": [POINTER] * 5 + [INT] * 4,
     "decode_layers_in_place": DECODE,
 }
@@ -103,12 +105,17 @@ class Native:
 
     def __init__(self, library: ctypes.CDLL, suffix: str, stored: str) -> None:
         self.panel = getattr(library, f"narrow_panel_{suffix}_{stored}")()
-        of_products = LAID_OUT_SIGNATURES | ({} if stored == SUFFIXES[torch.int8] else IN_PLACE_SIGNATURES)
-        for signatures, ending in ((SIGNATURES, suffix), (of_products, f"{suffix}_{stored}")):
-            for name, signature in signatures.items():
-                function = getattr(library, f"{name}_{ending}")
-                function.argtypes, function.restype = signature, None
-                setattr(self, name, functools.partial(_call, function))
+        for name, (exported, signature) in exports(suffix, stored).items():
+            function = getattr(library, exported)
+            function.argtypes, function.restype = signature, None
+            setattr(self, name, functools.partial(_call, function))
+
+
+def exports(suffix: str, stored: str) -> dict[str, tuple[str, list[Any]]]:
+    """What a library calls each kernel for these SUFFIXES, and what it takes, by its name in `Native`."""
+    of_products = LAID_OUT_SIGNATURES | ({} if stored == SUFFIXES[torch.int8] else IN_PLACE_SIGNATURES)
+    found = {name: (f"{name}_{suffix}", signature) for name, signature in SIGNATURES.items()}
+    return found | {name: (f"{name}_{suffix}_{stored}", signature) for name, signature in of_products.items()}
 
 
 def native(dtype: torch.dtype, stored: torch.dtype | None = None) -> Native | None:

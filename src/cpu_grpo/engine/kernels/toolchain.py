@@ -30,6 +30,11 @@ class Toolchain:
         return [self.compiler, *self.options, *map(str, sources), *self.libraries, "-o", str(library)]
 
 
+def compiler_here(system: str = sys.platform) -> str | None:
+    """The first there is of the program that CXX names, g++ and clang++; None without any."""
+    return next(filter(shutil.which, (os.environ.get("CXX", ""), *COMPILERS.get(system, USUAL))), None)
+
+
 def toolchain(
     system: str = sys.platform, machine: str | None = None, compiler: str | None = None, cpu: str = "native"
 ) -> Toolchain:
@@ -38,29 +43,22 @@ def toolchain(
     Args:
         system: as `sys.platform` has it.
         machine: as `platform.machine` has it.
-        compiler: the program; left out, the first there is of CXX, g++ and clang++.
+        compiler: the program; left out, `compiler_here`.
         cpu: whose instructions to use, by the compiler's names.
 
     Raises:
         OSError: there is no compiler.
     """
-    names = COMPILERS.get(system, USUAL)
-    compiler = compiler or next(filter(shutil.which, (os.environ.get("CXX", ""), *names)), None)
+    compiler = compiler or compiler_here(system)
     if compiler is None:
-        raise OSError(f"no C++ compiler ({' or '.join(names)}) was found")
+        raise OSError(f"no C++ compiler ({' or '.join(COMPILERS.get(system, USUAL))}) was found")
     arm = (machine or platform.machine()).lower() in ("arm64", "aarch64")
     options = ["-std=c++17", "-O3", f"-{'mcpu' if arm else 'march'}={cpu}", *MATHEMATICS, "-shared"]
-    libraries: list[str] = []
-    if system in RUNTIMES and "clang" in Path(compiler).name:
-        runtime = Path(torch.__file__).parent / "lib" / RUNTIMES[system]
-        options += ["-Xclang", "-fopenmp"]
-        libraries += [str(runtime), *([f"-Wl,-rpath,{runtime.parent}"] if system == "darwin" else [])]
-    else:
-        options.append("-fopenmp")
-    if system != "win32":
-        options.append("-fPIC")
-    elif (
-        not libraries
-    ):  # MinGW's, whose own libraries Windows would not find, and whose stack is aligned to 16 bytes only
-        options += ["-static", "-Wa,-muse-unaligned-vector-move"]  # gcc's bug 54412
-    return Toolchain(compiler, tuple(options), tuple(libraries))
+    options += [] if system == "win32" else ["-fPIC"]
+    if system not in RUNTIMES or "clang" not in Path(compiler).name:
+        # MinGW's libraries Windows would not find, and its stack is aligned to 16 bytes only (gcc's bug 54412).
+        options += ["-fopenmp", *(["-static", "-Wa,-muse-unaligned-vector-move"] if system == "win32" else [])]
+        return Toolchain(compiler, tuple(options))
+    runtime = Path(torch.__file__).parent / "lib" / RUNTIMES[system]
+    found_at_run_time = (f"-Wl,-rpath,{runtime.parent}",) if system == "darwin" else ()
+    return Toolchain(compiler, (*options, "-Xclang", "-fopenmp"), (str(runtime), *found_at_run_time))
