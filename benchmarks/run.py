@@ -21,7 +21,7 @@ from processes import ROOT, Json, ask
 from rows.hard_limit import hard_limit
 from rows.loading import load_time
 from rows.memory import default_job, lean_throughput, memory
-from rows.parts import learner, learner_behind_examples, rollout, rollout_in_8_bits
+from rows.parts import learner, learner_behind_examples, learner_in_8_bits, rollout, rollout_in_8_bits
 from rows.plan import plan
 from rows.updates import linear, throughput, update, weight_refresh
 from rows.whole_runs import cpu_use, time_to_accuracy
@@ -51,6 +51,7 @@ ROWS: dict[str, Row] = {
     "int8_494m": partial(rollout_in_8_bits, model="494m"),
     "learner_135m": partial(learner, model="135m"),
     "learner_494m": partial(learner, model="494m"),
+    "learner_int8_494m": partial(learner_in_8_bits, model="494m"),
     "learner_494m_shared": partial(learner_behind_examples, model="494m"),
     "memory_494m": partial(memory, model="494m", goals={"ours": None, "ours lean": 3.3, "ours lora": 2.0}, speed=0.8),
     "memory_1544m": partial(memory, model="1544m", goals={"ours lean": 8.0, "ours lora": 5.0}),

@@ -120,9 +120,31 @@ def learner_behind_examples(bench: Bench, model: str) -> list[Figure]:
     return _learner(bench, f"learner_{model}_shared", model, [bench.work_behind_examples()], goal=0.65, lean=True)
 
 
+def learner_in_8_bits(bench: Bench, model: str) -> list[Figure]:
+    """Of adapters on frozen weights, whose products are in 8 bits, against the same in the fastest exact precision."""
+    works = [bench.work(groups) for groups in (1, MICRO_BATCH)]
+    task = _learner_task(bench, model, works) | {"lora": True}
+    asking = {
+        name: (1, partial(ask, "learner", task | {"narrow": narrow}))
+        for name, narrow in (("ours int8", True), ("ours", False))
+    }
+    runs = bench.measure(f"learner_int8_{model}", asking)
+    figures = []
+    for place, work in enumerate(works):
+        ours, exact = ([second for answer in runs[name] for second in answer["seconds"][place]] for name in asking)
+        measure = f"learner of adapters in 8 bits against {bench.best_precision}, {work.prompts} groups at a time"
+        figures.append(Figure(measure, bench.describe(model, work), **ratio(ours, exact), unit="s"))
+    return figures
+
+
+def _learner_task(bench: Bench, model: str, works: list[Work]) -> Json:
+    given = {"work": [asdict(work) for work in works], "times": bench.repeats}
+    return bench.task(model) | given | dict.fromkeys(("lean", "lora", "narrow"), False)
+
+
 def _learner(bench: Bench, key: str, model: str, works: list[Work], goal: float, lean: bool = False) -> list[Figure]:
     """Achieved FLOP/s, of operations that have to be done, over the GEMM peak measured beside them."""
-    task = bench.task(model) | {"work": [asdict(work) for work in works], "times": bench.repeats, "lean": lean}
+    task = _learner_task(bench, model, works) | {"lean": lean}
     answers = bench.measure(key, {"ours": (1, lambda: ask("learner", task))})["ours"]
     figures = []
     for place, work in enumerate(works):

@@ -241,6 +241,18 @@ def test_evaluation_of_a_directory_passes():
     check(config)
 
 
+def test_a_learner_in_8_bits_is_for_frozen_weights():
+    config = pipeline()
+    config.engine.learner = "int8"
+    for scheme in ("full", "lean", "auto"):
+        config.memory.scheme = scheme
+        told = complaint(config)
+        assert "engine.learner=int8" in told and f"memory.scheme=lora, and it is {scheme}" in told
+        assert told.endswith("use engine.learner=auto.")
+    config.memory.scheme = "lora"
+    check(config)
+
+
 @pytest.mark.parametrize("kind", [Pipeline, Train])
 def test_jsonl_needs_a_path(kind):
     message = complaint(kind(task=Task(kind="jsonl")))

@@ -10,10 +10,10 @@ from cpu_grpo import CPUGRPOTrainer, FastOptions
 from cpu_grpo.engine import rounding
 from cpu_grpo.engine.decoder import decoder
 from cpu_grpo.engine.rollout import Sampling, generate, packed
-from cpu_grpo.engine.rounding import BOUND, CAP, Rounding
+from cpu_grpo.engine.rounding import BOUND, CAP, Rounding, learns_in_8_bits
 from cpu_grpo.models.loading import load_model
 from rollouts import ENDS, LIMIT, REQUESTS, complete, differences, tokens
-from trainers import make
+from trainers import make, with_scheme
 
 BF16 = torch.bfloat16
 WEIGHT = torch.zeros(4, 4, dtype=BF16)
@@ -115,3 +115,47 @@ def test_rollouts_too_far_off_are_exact_from_then_on_also_after_a_checkpoint(
         warnings.simplefilter("error", UserWarning)
         again.train(resume_from_checkpoint=True)
     assert again.rounding.refused and not again.rounding.current
+
+
+@pytest.mark.parametrize(
+    ("learner", "faster", "taken"),
+    [("exact", True, False), ("int8", False, True), ("auto", True, True), ("auto", False, False)],
+)
+def test_the_learner_rounds_frozen_weights_where_asked_or_faster(monkeypatch, learner, faster, taken):
+    monkeypatch.setattr(rounding, "int8_pays", lambda *_: faster)
+    assert learns_in_8_bits(learner, WEIGHT, BF16) == taken
+    assert not learns_in_8_bits(learner, torch.zeros(4, 4, requires_grad=True), BF16)
+
+
+def test_adapters_learn_in_8_bits_nearly_what_they_learn_exactly(tiny_directory, tokenizer, tmp_path):
+    ended = {}
+    for learner in ("exact", "int8"):
+        torch.manual_seed(0)
+        model, options, own = with_scheme("lora", tiny_directory, learner=learner)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trainer = make(CPUGRPOTrainer, model, tokenizer, tmp_path / learner, options, max_steps=3, **own)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # the self-check agrees
+            trainer.train()
+        adapters = {name: p.detach() for name, p in trainer.model.named_parameters() if "lora_B" in name}
+        ended[learner] = torch.cat([p.flatten() for p in adapters.values()])
+        frozen = {name: p for name, p in trainer.model.named_parameters() if not p.requires_grad}
+        assert len(frozen) == len(before) and all(
+            torch.equal(p, before[name.removeprefix("base_model.model.").replace(".base_layer", "")])
+            for name, p in frozen.items()
+        )
+    assert not torch.equal(ended["exact"], ended["int8"])
+    assert torch.cosine_similarity(ended["exact"], ended["int8"], dim=0) > 0.9
+
+
+def test_a_learner_in_8_bits_needs_weights_that_are_frozen(tiny_directory, tokenizer, tmp_path):
+    model, _ = load_model(tiny_directory)
+    with pytest.raises(ValueError, match="all weights learn: train adapters"):
+        make(CPUGRPOTrainer, model, tokenizer, tmp_path, {"fast": FastOptions("fp32", learner="int8")})
+
+
+def test_a_learner_in_8_bits_needs_a_machine_with_them(tiny_directory, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding, "int8_available", lambda: False)
+    model, options, _ = with_scheme("lora", tiny_directory, learner="int8")
+    with pytest.raises(ValueError, match="multiplies no bytes"):
+        make(CPUGRPOTrainer, model, tokenizer, tmp_path, options)

@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from control_groups import NoGroup, memory_group
 
+from conftest import need_narrow_products
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.plan.job import Job
 from cpu_grpo.plan.memory import LIBRARIES, Scheme, peak
@@ -28,7 +30,7 @@ from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.schemes.lora import adapters
 from cpu_grpo.engine.trainer import FastOptions
 
-scheme, recompute, shape, job, scratch, watch = json.loads(sys.argv[1])
+scheme, recompute, learner, shape, job, scratch, watch = json.loads(sys.argv[1])
 config = LlamaConfig(
     vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], intermediate_size=shape["inner"],
     num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kv_heads"],
@@ -38,7 +40,7 @@ with ResourceMonitor() as monitor:
     libraries = monitor.rss()
     torch.manual_seed(0)
     model = LlamaForCausalLM._from_config(config, dtype=torch.float32 if scheme == "full" else torch.bfloat16)
-    options = {"fast": FastOptions("fp32", job["micro_batch_tokens"], job["rows"])}
+    options = {"fast": FastOptions("fp32", job["micro_batch_tokens"], job["rows"], learner=learner)}
     if scheme == "lean":
         options["optimizers"] = (Lean(model.parameters(), 1e-5), None)
     if scheme == "lora":
@@ -77,7 +79,8 @@ def run(tiny_directory, tmp_path):
     def train(scheme, job, watch=True, before=None):
         places = f"TOKENIZER = {str(tiny_directory)!r}\n"
         command = [sys.executable, "-c", places + TRAIN]
-        command.append(json.dumps([scheme.name, scheme.recompute, vars(SHAPE), vars(job), str(tmp_path), watch]))
+        held = [scheme.name, scheme.recompute, scheme.learner]
+        command.append(json.dumps([*held, vars(SHAPE), vars(job), str(tmp_path), watch]))
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=before, check=False)
         if done.returncode == -signal.SIGKILL:
             return None
@@ -107,6 +110,15 @@ def test_the_planned_peak_is_within_a_tenth_of_the_measured_one(run, scheme):
     measured = run(scheme, job())
     planned = peak(SHAPE, job(), scheme, compute=4)
     assert measured["libraries"] + planned.total - LIBRARIES == pytest.approx(measured["peak"], rel=0.1)
+
+
+def test_a_learner_in_8_bits_takes_no_more_than_planned(run):
+    """And little less: its copies are counted, and what it need not convert is not taken off."""
+    need_narrow_products(torch.float32, torch.int8)
+    scheme = Scheme("lora", False, 8, learner="int8")
+    measured = run(scheme, job())
+    planned = measured["libraries"] + peak(SHAPE, job(), scheme, compute=4).total - LIBRARIES
+    assert measured["peak"] < planned < 1.2 * measured["peak"]
 
 
 def test_a_file_of_wider_numbers_is_in_memory_while_it_is_read():

@@ -23,6 +23,11 @@ def check(config: Pipeline | Train | StudyJob) -> None:
     _check_task(config.task)
     if config.memory.limit and in_bytes(config.memory.limit) is None:
         raise UserError(f"memory.limit={config.memory.limit} is no amount of memory: write it as 4GiB or 3.5GB.")
+    if config.engine.learner == "int8" and config.memory.scheme != "lora":
+        raise UserError(
+            f"engine.learner=int8 is for the frozen weights of memory.scheme=lora, and it is {config.memory.scheme}: "
+            "use engine.learner=auto."
+        )
     _check_validation(config)
     if isinstance(config, Pipeline):
         for name, variant in config.variants.items():

@@ -255,6 +255,11 @@ class Engine:
         "weights of training's rollouts: exact; int8: the layers' in 8 bits; auto: in 8 bits where that is faster",
         choices=("auto", "exact", "int8"),
     )
+    learner: str = option(
+        "exact",
+        "products with the frozen weights of memory.scheme=lora in the learner: exact, int8 or auto, likewise",
+        choices=("auto", "exact", "int8"),
+    )
     importance_cap: float = option(
         0.0,
         "bound of importance weights that correct for the rollout's rounding; 0: 2 with int8, else no weights",

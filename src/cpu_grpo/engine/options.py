@@ -24,12 +24,14 @@ class FastOptions:
     learn_from: int = 0  # completions of a group that the learner takes, a fair share of better and worse; 0: all
     learn_better: bool = False  # it takes only those that are better than their group's mean
     rollout: str = "exact"  # weights of rollouts: exact, int8 (8 bits), or auto: 8 bits if that is faster here
+    learner: str = "exact"  # products with frozen weights (LoRA's) in the learner: exact, int8 or auto, likewise
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *DTYPES):
             raise ValueError(f"precision is {self.precision!r}: use auto, {' or '.join(DTYPES)}.")
-        if self.rollout not in ("auto", "exact", "int8"):
-            raise ValueError(f"rollout is {self.rollout!r}: use auto, exact or int8.")
+        for name in ("rollout", "learner"):
+            if (value := getattr(self, name)) not in ("auto", "exact", "int8"):
+                raise ValueError(f"{name} is {value!r}: use auto, exact or int8.")
         if min(self.micro_batch_tokens, self.rows) < 1:
             raise ValueError("micro_batch_tokens and rows must be at least 1.")
         if min(self.importance_cap, self.learn_from, self.memory_limit) < 0:

@@ -1,8 +1,12 @@
-"""Whether rollouts compute with weights in 8 bits: where asked or faster, while that changes little."""
+"""Whether rollouts, and the learner where weights are frozen, multiply in 8 bits: where asked or faster, while that
+changes little.
+
+The learner's gradient of adapters is off by a hundredth then, where that of a batch of completions is nearly all noise.
+"""
 
 import torch
 
-from cpu_grpo.engine.kernels.products import int8_available, int8_pays, storage
+from cpu_grpo.engine.kernels.products import LEARNT, int8_available, int8_pays, storage
 
 BOUND = 0.1  # mean |difference of log-probs| of an update, beyond which rollouts are exact; 0.02 to 0.04 is usual
 CAP = 2.0  # of importance weights, where none is given
@@ -51,3 +55,26 @@ class Rounding:
         self.refused = True
         off = f"{mean:.2g} in log-probs on average, more than {BOUND}"
         return f"Rollouts in 8 bits are off by {off}: from now on they are exact."
+
+
+def learns_in_8_bits(learner: str, weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether the learner rounds frozen weights, of which this is one if any is, for products in `dtype`.
+
+    Args:
+        learner: as FastOptions has it.
+    """
+    if weight.requires_grad or learner == "exact":
+        return False
+    return learner == "int8" or int8_pays(dtype, storage([weight], dtype), LEARNT)
+
+
+def require_frozen(model: torch.nn.Module) -> None:
+    """For a learner in 8 bits.
+
+    Raises:
+        ValueError: this machine has no products of them, or all of the model's weights learn.
+    """
+    if not int8_available():
+        raise ValueError(f"learner is int8, {NO_BYTES}: use auto.")
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("learner is int8, but all weights learn: train adapters (peft_config), or use auto.")

@@ -44,7 +44,7 @@ def disagreement(
     trial: Trial,
     learned: torch.Tensor,
     plain: torch.Tensor,
-    precision: str,
+    learned_in: str,
     plain_precision: str,
     sampled_in: str | None = None,
 ) -> str | None:
@@ -53,11 +53,11 @@ def disagreement(
     Args:
         learned: our learner's log-probs, (n, T).
         plain: TRL's, (n, T).
-        precision: that ours compute in.
-        plain_precision: that TRL's compute in.
-        sampled_in: int8, if the rollout's weights were in 8 bits.
+        learned_in: the precision of our learner's products: fp32, bf16 or int8.
+        plain_precision: of TRL's.
+        sampled_in: of the rollout's; None: the learner's.
     """
-    for name, logps, ours in (("learner", learned, precision), ("rollout", trial.sampled, sampled_in or precision)):
+    for name, logps, ours in (("learner", learned, learned_in), ("rollout", trial.sampled, sampled_in or learned_in)):
         tolerance = max(TOLERANCE[ours], TOLERANCE[plain_precision])
         difference = float((logps - plain).abs()[trial.real].mean())
         if not difference <= tolerance:  # a NaN is no agreement either

@@ -41,7 +41,7 @@ from cpu_grpo.engine.rollout import (
     packed,
     requests_of,
 )
-from cpu_grpo.engine.rounding import Rounding
+from cpu_grpo.engine.rounding import Rounding, learns_in_8_bits, require_frozen
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.selection import better, fair_share
 from cpu_grpo.engine.selfcheck import disagreement, trial_of
@@ -76,6 +76,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         keep_memory(large=self._roomy)
         self.fast = fast or FastOptions()
+        if self.fast.learner == "int8":
+            require_frozen(self.model)
         self.shortage = Shortage(self.fast.memory_limit)
         self.step_sizes = StepSizes(self.fast.rows, self.fast.micro_batch_tokens)
         self._switch = Switch()
@@ -337,8 +339,9 @@ class CPUGRPOTrainer(GRPOTrainer):
         with torch.no_grad():
             plain, _, _ = super()._get_per_token_logps_and_entropies(self.model, *inputs)
             learned, _ = completion_logps(self._round(trial.real), *inputs, self.temperature)
+        learned_in = "int8" if self._narrow else self.precision
         sampled_in = "int8" if self.rounding.current else self.precision
-        self._switch.doubt = disagreement(trial, learned, plain, self.precision, self._plain_precision, sampled_in)
+        self._switch.doubt = disagreement(trial, learned, plain, learned_in, self._plain_precision, sampled_in)
 
     # ---- learner ---------------------------------------------------------------------------------------------------
 
@@ -432,7 +435,12 @@ class CPUGRPOTrainer(GRPOTrainer):
 
     def _round(self, mask: torch.Tensor, model: torch.nn.Module | None = None) -> Rounded:
         """A model's weights, the policy's unless told otherwise, for the completions of a mask (B, T)."""
-        return Rounded.of(self._decoder(model), DTYPES[self.precision], int(mask.sum()))
+        return Rounded.of(self._decoder(model), DTYPES[self.precision], int(mask.sum()), self._narrow)
+
+    @cached_property
+    def _narrow(self) -> bool:
+        """Whether the learner multiplies by frozen weights in 8 bits."""
+        return learns_in_8_bits(self.fast.learner, self._decoder().layers[0].down.weight, DTYPES[self.precision])
 
     @property
     def _lean(self) -> Lean | None:

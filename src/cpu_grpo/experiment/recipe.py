@@ -42,8 +42,9 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
     from cpu_grpo.engine.rounding import NO_BYTES
     from cpu_grpo.engine.trainer import CPUGRPOTrainer
 
-    if engine.rollout == "int8" and not int8_available():
-        raise UserError(f"engine.rollout is int8, {NO_BYTES}: use engine.rollout=auto.")
+    for key in ("rollout", "learner"):
+        if getattr(engine, key) == "int8" and not int8_available():
+            raise UserError(f"engine.{key} is int8, {NO_BYTES}: use engine.{key}=auto.")
     options = FastOptions(
         hardware.precision,
         engine.micro_batch_tokens,
@@ -56,6 +57,7 @@ def trainer_class(config: Train, hardware: Setup, problems: list[Problem], token
         config.learn_from,
         config.learn_better,
         engine.rollout,
+        engine.learner,
     )
     if config.method == "supervised":
         from cpu_grpo.experiment.supervised import SupervisedTrainer, solutions_of

@@ -6,7 +6,7 @@ Every term names what it stands for, and `make bench` compares the sums with mea
 from dataclasses import dataclass
 
 from cpu_grpo.config.schema import Train
-from cpu_grpo.engine.kernels.products import FEW
+from cpu_grpo.engine.kernels.products import FEW, INT8_BYTES
 from cpu_grpo.engine.learner.forward import MANY
 from cpu_grpo.engine.learner.size import attended_pairs, micro_batch_bytes
 from cpu_grpo.engine.rollout.size import rollout_bytes
@@ -29,6 +29,7 @@ class Scheme:
     rank: int = 0  # lora: of the adapters
     shared: bool = False  # the rollout reads the weights where they lie
     rollout: str = "exact"  # how it holds them: exact, int8 or auto
+    learner: str = "exact"  # how it takes frozen ones: exact, int8 or auto
 
     @property
     def held(self) -> int:
@@ -51,6 +52,7 @@ def scheme_of(config: Train) -> Scheme:
         rank=config.memory.lora_rank if name == "lora" else 0,
         shared=name == "lora" and min(completions, config.engine.rows) <= FEW,  # where that costs little time
         rollout=config.engine.rollout,
+        learner=config.engine.learner if name == "lora" else "exact",
     )
 
 
@@ -123,7 +125,8 @@ def _kept(shape: Shape, job: Job, scheme: Scheme, compute: int, completions: int
 
 
 def _rounded(shape: Shape, scheme: Scheme, compute: int, tokens: int) -> int:
-    """Weights in the compute dtype beside the masters; twice where many tokens repay laying them out both ways."""
-    if compute in (WIDE, scheme.held):
-        return 0
-    return compute * (shape.body * (2 if tokens >= MANY else 1) + shape.head)
+    """Weights as products take them beside the masters; twice where many tokens repay laying them out both ways."""
+    converted = compute not in (WIDE, scheme.held)
+    head, body = converted * compute * shape.head, converted * compute * shape.body * (2 if tokens >= MANY else 1)
+    in_8_bits = round(2 * INT8_BYTES * (shape.body + shape.head))
+    return head + {"exact": body, "int8": in_8_bits, "auto": max(body, in_8_bits)}[scheme.learner]

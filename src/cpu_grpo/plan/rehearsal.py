@@ -20,7 +20,7 @@ import torch
 from cpu_grpo.engine.decoder import Adapter, Decoder, Layer, Linear, Norm
 from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.rollout import Request, Sampling, generate, packed
-from cpu_grpo.engine.rounding import Rounding
+from cpu_grpo.engine.rounding import Rounding, learns_in_8_bits
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.shape import Shape
 from cpu_grpo.errors import UserError
@@ -230,7 +230,8 @@ def _pieces(
     timed("thin_step", generate, laid_out, thin, Sampling(1.0), 1 + STEPS, set(), 0, job.rows)
     found["thin_step"] = max(0.0, found["thin_step"] - found.pop("thin_prefill")) / STEPS
     del laid_out
-    rounded = timed("round", Rounded.of, model, DTYPES[precision], tokens)
+    narrow = learns_in_8_bits(scheme.learner, weight, DTYPES[precision])
+    rounded = timed("round", Rounded.of, model, DTYPES[precision], tokens, narrow)
     timed("learn", _learn, rounded, learnt, job.completion_tokens, scheme.recompute)
     del rounded
     timed("optimize", optimizer.step)

@@ -52,11 +52,18 @@ def rounded(x):
     return (integers.double() * (highest / 127).double()).view(n, -1)[:, :ins]
 
 
-def right(found, x, weight, bias=None):
-    wanted = rounded(x) @ rounded(weight).t() + (0 if bias is None else bias.double())
+def fine(x):
+    """The formula's for 16 bits."""
+    first = rounded(x)
+    return first + rounded(x.float() - first.float())
+
+
+def right(found, x, weight, bias=None, near=rounded):
+    wanted = near(x) @ rounded(weight).t() + (0 if bias is None else bias.double())
     scale = (rounded(x).abs() @ rounded(weight).abs().t()).max().item()
     tolerance = 2**-8 if found.dtype == BF16 else 2e-6
-    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=1e-6 * scale)
+    ties = 10 if near is fine else 1  # what is left over is known to a last bit, which may turn a tie
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=1e-6 * ties * scale)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -66,6 +73,37 @@ def test_products_are_those_of_the_rounded_numbers(dtype, rows, outs, ins, held)
     x, weight = drawn(rows, ins, dtype=dtype), drawn(outs, ins, seed=1, dtype=DTYPES[held])
     bias = drawn(outs, seed=2) if outs % 2 else None
     right(int8_product([weight], [bias], dtype)(x), x, weight, bias)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 130])
+@pytest.mark.parametrize(("outs", "ins"), SIZES)
+def test_fine_products_keep_16_bits_of_x(dtype, rows, outs, ins):
+    x, weight = drawn(rows, ins, dtype=dtype), drawn(outs, ins, seed=1)
+    bias = drawn(outs, seed=2)
+    right(int8_product([weight], [bias], dtype, fine=True)(x), x, weight, bias, near=fine)
+
+
+def test_fine_products_are_off_by_the_rounding_of_the_weight_alone():
+    need_narrow_products(torch.float32, torch.int8)
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(30, 896, generator=draw), torch.randn(300, 896, generator=draw)
+    exact = x.double() @ rounded(weight).t()
+    off = [(int8_product([weight], [None], torch.float32, fine=f)(x) - exact).norm() / exact.norm() for f in (0, 1)]
+    assert off[1] < 1e-4 < 1e-3 < off[0]
+
+
+@pytest.mark.parametrize("finely", [True, False])
+def test_many_rows_are_multiplied_chunk_by_chunk(dtype, finely):
+    x, weight = drawn(300, 4500, dtype=dtype), drawn(50, 4500, seed=1)
+    right(int8_product([weight], [None], dtype, fine=finely)(x), x, weight, near=fine if finely else rounded)
+
+
+@pytest.mark.parametrize("ins", [64, 100])
+def test_a_level_is_added_through_columns_of_the_weight(dtype, ins):
+    x, weight, level = drawn(5, ins, dtype=dtype), drawn(33, ins, seed=1), 20 * torch.ones(5, 3, dtype=dtype)
+    found = int8_product([weight], [None], dtype, level=3, fine=True)(torch.cat([x, level], dim=1))
+    columns = torch.tensor([1.0, 0, 0]).expand(33, 3)
+    right(found, torch.cat([x, level], dim=1), torch.cat([weight, columns], dim=1), near=fine)
 
 
 def test_rounding_normal_numbers_costs_less_than_a_hundredth(dtype):

@@ -58,6 +58,7 @@ LAID_OUT_SIGNATURES: Signatures = {
     "narrow_product": [POINTER] * 4 + [INT] * 3,
     "decode_layers": DECODE,
 }
+INT8_SIGNATURES: Signatures = {"fine_product": LAID_OUT_SIGNATURES["narrow_product"]}
 IN_PLACE_SIGNATURES: Signatures = {
     "row_product": [POINTER] * 5 + [INT] * 4,
     "decode_layers_in_place": DECODE,
@@ -77,7 +78,7 @@ class Native:
     """The compiled kernels for a dtype, and one that weights are stored in, as functions of tensors, numbers and None.
 
     `panel` is the number of outputs that `narrow_product` computes together; 0 if this CPU or dtype has none. What each
-    kernel takes stands at its C++ function. Of weights in int8 there are no products where they lie.
+    kernel takes stands at its C++ function. Of weights in int8 there are fine products, and none where they lie.
     """
 
     norm: Kernel
@@ -99,6 +100,7 @@ class Native:
     attend: Kernel
     lay_out: Kernel
     narrow_product: Kernel
+    fine_product: Kernel
     row_product: Kernel
     decode_layers: Kernel
     decode_layers_in_place: Kernel
@@ -113,7 +115,7 @@ class Native:
 
 def exports(suffix: str, stored: str) -> dict[str, tuple[str, list[Any]]]:
     """What a library calls each kernel for these SUFFIXES, and what it takes, by its name in `Native`."""
-    of_products = LAID_OUT_SIGNATURES | ({} if stored == SUFFIXES[torch.int8] else IN_PLACE_SIGNATURES)
+    of_products = LAID_OUT_SIGNATURES | (INT8_SIGNATURES if stored == SUFFIXES[torch.int8] else IN_PLACE_SIGNATURES)
     found = {name: (f"{name}_{suffix}", signature) for name, signature in SIGNATURES.items()}
     return found | {name: (f"{name}_{suffix}_{stored}", signature) for name, signature in of_products.items()}
 

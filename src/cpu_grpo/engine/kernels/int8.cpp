@@ -1,8 +1,9 @@
-// Products of few rows with a large weight in 8 bits: half the bytes of bf16, and up to twice the products an instruction.
+// Products with a large weight in 8 bits: half the bytes of bf16, and up to twice the products an instruction.
 //
 // Formula    out = rounded(x) rounded(weight)^T + bias; rounded(v) is a scale times integers from -127 to 127, and the scale of
-//            each GROUP inputs of a row, of x as of the weight, is their largest magnitude / 127
-// Shapes     x (n, in), weight (outs, in), bias (outs,) -> out (n, outs), for n from 1 to about 128
+//            each GROUP inputs of a row, of x as of the weight, is their largest magnitude / 127. In a fine product it is
+//            (rounded(x) + rounded(x - rounded(x))) in place of rounded(x), as if x had 16 bits, at twice the work
+// Shapes     x (n, in), weight (outs, in), bias (outs,) -> out (n, outs)
 // Layout     In panels of PANEL outputs, as in products.cpp. Of each GROUP inputs first come the panel's scales, then four
 //            inputs of each output side by side:
 //
@@ -30,12 +31,18 @@ constexpr int64_t PANEL = LANES * VECTORS;  // outputs computed together
 constexpr int64_t GROUP = 64, WORD = 4, STEPS = GROUP / WORD;
 constexpr int64_t BLOCK = PANEL * (sizeof(float) + GROUP);
 constexpr float MOST = 127;
+constexpr int64_t CACHED = 1 << 19;  // bytes of x's integers that panels are multiplied by, before the next rows are
+constexpr int64_t CHUNK = 128;       // rows of them at least: the weight passes through once for each such chunk
 
-// A row's `count` numbers -> GROUP integers, zeros past `count`; returns their scale.
+// A row's `count` numbers -> GROUP, zeros past `count`.
 template <typename T>
-float round_group(const T* from, int64_t count, int8_t* integers) {
-    float values[GROUP] = {}, highest = 0;
-    for (int64_t k = 0; k < count; k++) values[k] = wide(from[k]);
+void widen(const T* from, int64_t count, float* values) {
+    for (int64_t k = 0; k < GROUP; k++) values[k] = k < count ? wide(from[k]) : 0;
+}
+
+// GROUP numbers -> integers; returns their scale.
+float round_group(const float* values, int8_t* integers) {
+    float highest = 0;
 #pragma omp simd reduction(max : highest)
     for (int64_t k = 0; k < GROUP; k++) {
         float magnitude = __builtin_fabsf(values[k]);
@@ -47,26 +54,34 @@ float round_group(const T* from, int64_t count, int8_t* integers) {
     return highest / MOST;
 }
 
-// Rows of x as integers: of each group its scale, what sums start at, and GROUP integers.
+// Rows of x as integers: of each group its scale, what sums start at, and GROUP integers. Of a fine product's rows first all
+// groups, then as many of what rounding left over.
 struct Rounded {
-    int64_t groups;
-    std::vector<int8_t> integers;  // (n, groups, GROUP)
-    std::vector<float> scales;     // (n, groups)
-    std::vector<int32_t> starts;   // (n, groups)
+    int64_t parts, groups;         // groups of the weight
+    std::vector<int8_t> integers;  // (n, parts, groups, GROUP)
+    std::vector<float> scales;     // (n, parts, groups)
+    std::vector<int32_t> starts;   // (n, parts, groups)
 
-    Rounded(int64_t n, int64_t in)
-        : groups((in + GROUP - 1) / GROUP), integers(n * groups * GROUP), scales(n * groups), starts(n * groups) {}
+    Rounded(int64_t n, int64_t in, bool fine)
+        : parts(fine ? 2 : 1), groups((in + GROUP - 1) / GROUP), integers(n * parts * groups * GROUP),
+          scales(n * parts * groups), starts(n * parts * groups) {}
 
     template <typename T>
     void round(const T* x, int64_t n, int64_t in) {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n * groups; i++) {
-            int64_t from = i % groups * GROUP, count = in - from < GROUP ? in - from : GROUP;
-            int8_t* to = integers.data() + i * GROUP;
-            scales[i] = round_group(x + i / groups * in + from, count, to);
-            int32_t sum = 0;
-            for (int64_t k = 0; k < GROUP; k++) sum += to[k];
-            starts[i] = -OFFSET * sum;
+            int64_t row = i / groups, group = i % groups, from = group * GROUP;
+            float values[GROUP];
+            widen(x + row * in + from, in - from, values);
+            for (int64_t part = 0; part < parts; part++) {
+                int64_t place = (row * parts + part) * groups + group;
+                int8_t* to = integers.data() + place * GROUP;
+                float scale = round_group(values, to);
+                int32_t sum = 0;
+                for (int64_t k = 0; k < GROUP; k++) sum += to[k], values[k] -= scale * to[k];
+                scales[place] = scale;
+                starts[place] = -OFFSET * sum;
+            }
         }
     }
 };
@@ -76,7 +91,7 @@ struct Rounded {
 template <int R, typename T>
 void some_rows(const Rounded& x, int64_t first, const int8_t* panel, const float* bias, int64_t ahead, T* out, int64_t outs,
                int64_t left) {
-    int64_t groups = x.groups;
+    int64_t groups = x.parts * x.groups;
     const int8_t* integers = x.integers.data() + first * groups * GROUP;
     const float* scales = x.scales.data() + first * groups;
     const int32_t* starts = x.starts.data() + first * groups;
@@ -84,7 +99,7 @@ void some_rows(const Rounded& x, int64_t first, const int8_t* panel, const float
     for (int v = 0; v < VECTORS; v++)
         for (int r = 0; r < R; r++) sums[r][v] = load(bias + LANES * v);
     for (int64_t g = 0; g < groups; g++) {
-        const int8_t* block = panel + g * BLOCK;
+        const int8_t* block = panel + (g < x.groups ? g : g - x.groups) * BLOCK;
         ints found[R][VECTORS];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
@@ -136,35 +151,43 @@ constexpr SomeRows<T> BY_COUNT[] = {
 
 // x (n, in) times packed (panels, groups, BLOCK), plus bias (panels * PANEL,) -> out (n, outs).
 template <typename T>
-void product(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs) {
-    Rounded rows(n, in);
-    int64_t panels = (outs + PANEL - 1) / PANEL, size = rows.groups * BLOCK, blocks = (n + ROWS - 1) / ROWS;
+void product(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n, int64_t in, int64_t outs, bool fine) {
+    Rounded rows(n, in, fine);
+    int64_t panels = (outs + PANEL - 1) / PANEL, size = rows.groups * BLOCK;
+    int64_t fit = CACHED / (rows.parts * rows.groups * GROUP), chunk = fit > CHUNK ? fit : CHUNK;
 #pragma omp parallel
     {
         rows.round(x, n, in);
-#pragma omp for schedule(static)
-        for (int64_t p = 0; p < panels; p++)
-            for (int64_t b = 0; b < blocks; b++) {
-                int64_t first = n * b / blocks, count = n * (b + 1) / blocks - first;
-                BY_COUNT<T>[count](rows, first, packed + p * size, bias + p * PANEL, b == 0 ? size : 0,
-                                   out + first * outs + p * PANEL, outs, outs - p * PANEL);
-            }
+        for (int64_t begin = 0; begin < n; begin += chunk) {
+            int64_t some = n - begin < chunk ? n - begin : chunk, blocks = (some + ROWS - 1) / ROWS;
+#pragma omp for schedule(static) nowait
+            for (int64_t p = 0; p < panels; p++)
+                for (int64_t b = 0; b < blocks; b++) {
+                    int64_t first = some * b / blocks, count = some * (b + 1) / blocks - first, row = begin + first;
+                    BY_COUNT<T>[count](rows, row, packed + p * size, bias + p * PANEL, b == 0 ? size : 0,
+                                       out + row * outs + p * PANEL, outs, outs - p * PANEL);
+                }
+        }
     }
 }
 
-// The weights at `rows` (outs,), addresses of `in` numbers each -> packed as above.
+// The weights at `rows` (outs,), addresses of `in` numbers each, and after them a one and `more` - 1 zeros -> packed as above.
 template <typename S>
-void lay_out(const S* const* rows, int8_t* packed, int64_t outs, int64_t in) {
-    int64_t panels = (outs + PANEL - 1) / PANEL, groups = (in + GROUP - 1) / GROUP;
+void lay_out(const S* const* rows, int8_t* packed, int64_t outs, int64_t in, int64_t more) {
+    int64_t panels = (outs + PANEL - 1) / PANEL, groups = (in + more + GROUP - 1) / GROUP;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < panels; p++)
         for (int64_t g = 0; g < groups; g++) {
             int8_t* block = packed + (p * groups + g) * BLOCK;
-            int64_t count = in - g * GROUP < GROUP ? in - g * GROUP : GROUP;
+            int64_t left = in - g * GROUP;
             for (int64_t lane = 0; lane < PANEL; lane++) {
                 int8_t integers[GROUP] = {};
-                float scale = 0;
-                if (p * PANEL + lane < outs) scale = round_group(rows[p * PANEL + lane] + g * GROUP, count, integers);
+                float scale = 0, values[GROUP];
+                if (p * PANEL + lane < outs) {
+                    widen(rows[p * PANEL + lane] + g * GROUP, left, values);
+                    if (more && left >= 0 && left < GROUP) values[left] = 1;
+                    scale = round_group(values, integers);
+                }
                 std::memcpy(block + lane * sizeof(float), &scale, sizeof(float));
                 for (int64_t k = 0; k < GROUP; k++) integers[k] = int8_t(integers[k] + OFFSET);
                 for (int64_t k = 0; k < STEPS; k++)
@@ -175,19 +198,23 @@ void lay_out(const S* const* rows, int8_t* packed, int64_t outs, int64_t in) {
 
 }  // namespace
 
-// Of products in T; as products.cpp's, but `more` is 0.
+// Of products in T; as products.cpp's, and fine ones.
 #define EXPORT(T, SUFFIX)                                                                                              \
     KERNEL int64_t narrow_panel_##SUFFIX() { return PANEL; }                                                           \
-    KERNEL void lay_out_##SUFFIX(const void* rows, int8_t* packed, int64_t outs, int64_t in, int64_t,                  \
+    KERNEL void lay_out_##SUFFIX(const void* rows, int8_t* packed, int64_t outs, int64_t in, int64_t more,             \
                                  int64_t halves) {                                                                     \
         if (halves)                                                                                                    \
-            lay_out(static_cast<const bf16* const*>(rows), packed, outs, in);                                          \
+            lay_out(static_cast<const bf16* const*>(rows), packed, outs, in, more);                                    \
         else                                                                                                           \
-            lay_out(static_cast<const float* const*>(rows), packed, outs, in);                                         \
+            lay_out(static_cast<const float* const*>(rows), packed, outs, in, more);                                   \
     }                                                                                                                  \
     KERNEL void narrow_product_##SUFFIX(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n,        \
                                         int64_t in, int64_t outs) {                                                    \
-        product(x, packed, bias, out, n, in, outs);                                                                    \
+        product(x, packed, bias, out, n, in, outs, false);                                                             \
+    }                                                                                                                  \
+    KERNEL void fine_product_##SUFFIX(const T* x, const int8_t* packed, const float* bias, T* out, int64_t n,          \
+                                      int64_t in, int64_t outs) {                                                      \
+        product(x, packed, bias, out, n, in, outs, true);                                                              \
     }
 
 #else  // 0 and nothing where there are no products of bytes
@@ -195,7 +222,8 @@ void lay_out(const S* const* rows, int8_t* packed, int64_t outs, int64_t in) {
 #define EXPORT(T, SUFFIX)                                                                                              \
     KERNEL int64_t narrow_panel_##SUFFIX() { return 0; }                                                               \
     KERNEL void lay_out_##SUFFIX(const void*, int8_t*, int64_t, int64_t, int64_t, int64_t) {}                          \
-    KERNEL void narrow_product_##SUFFIX(const T*, const int8_t*, const float*, T*, int64_t, int64_t, int64_t) {}
+    KERNEL void narrow_product_##SUFFIX(const T*, const int8_t*, const float*, T*, int64_t, int64_t, int64_t) {}       \
+    KERNEL void fine_product_##SUFFIX(const T*, const int8_t*, const float*, T*, int64_t, int64_t, int64_t) {}
 
 #endif
 

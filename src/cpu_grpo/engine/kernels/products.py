@@ -21,6 +21,7 @@ GROUP = 64  # weights in int8 that have a scale together, as int8.cpp has it
 INT8_BYTES = 1 + 4 / GROUP  # of a weight in int8, with its share of a scale
 INT8_GAIN = 1.1  # times faster that products in 8 bits must be before they are taken
 WORD = 4  # bytes that products.cpp takes of a row at a time: a number in fp32, a pair in bf16
+LEARNT = 256  # rows that the learner multiplies at least, about
 PROBES = 12  # weights of SHAPE, more than caches hold: decoding finds its weights in memory
 SHAPE = (3072, 576)
 
@@ -79,10 +80,16 @@ class Narrow:
     bias: torch.Tensor  # (panels * panel,) in fp32
     ins: int
     outs: int
+    fine: bool = False  # x keeps 16 bits beside weights in 8
 
     @staticmethod
     def of(
-        kernels: Native, stored: torch.dtype, weights: list[torch.Tensor], biases: Biases, level: int = 0
+        kernels: Native,
+        stored: torch.dtype,
+        weights: list[torch.Tensor],
+        biases: Biases,
+        level: int = 0,
+        fine: bool = False,
     ) -> "Narrow":
         """See `product`; `kernels` are those for weights stored so."""
         halves = all(weight.dtype == torch.bfloat16 for weight in weights)
@@ -97,12 +104,13 @@ class Narrow:
         shift = torch.zeros(panels * panel)
         if any(bias is not None for bias in biases):
             shift[:outs] = torch.cat(_filled(weights, biases))
-        return Narrow(kernels, packed, shift, ins + level, outs)
+        return Narrow(kernels, packed, shift, ins + level, outs, fine)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
         out = x.new_empty(x.size(0), self.outs)
-        self.kernels.narrow_product(x, self.packed, self.bias, out, *x.shape, self.outs)
+        multiply = self.kernels.fine_product if self.fine else self.kernels.narrow_product
+        multiply(x, self.packed, self.bias, out, *x.shape, self.outs)
         return out
 
 
@@ -117,8 +125,13 @@ def int8_available() -> bool:
     return bool(kernels and kernels.panel)
 
 
-def int8_product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype) -> Narrow:
+def int8_product(
+    weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype, level: int = 0, fine: bool = False
+) -> Narrow:
     """`product` with weights and x rounded to 8 bits, a group of inputs at a time; see int8.cpp.
+
+    Args:
+        fine: x is rounded to 16 bits, at twice the work.
 
     Raises:
         ValueError: this machine has no such products.
@@ -126,19 +139,20 @@ def int8_product(weights: list[torch.Tensor], biases: Biases, dtype: torch.dtype
     kernels = native(dtype, torch.int8)
     if not kernels or not kernels.panel:
         raise ValueError("This machine has no products of 8 bits.")
-    return Narrow.of(kernels, torch.int8, weights, biases)
+    return Narrow.of(kernels, torch.int8, weights, biases, level, fine)
 
 
-def int8_pays(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
+def int8_pays(dtype: torch.dtype, stored: torch.dtype, rows: int, fine: bool = False) -> bool:
     """Whether products in 8 bits are faster for so many rows than those in `dtype` of weights stored so; measured."""
     if not int8_available() or not _lays_out():
         return False
-    return chosen(f"int8 {dtype} {stored} {rows}", lambda: _int8_wins(dtype, stored, rows))
+    name = f"{'fine ' if fine else ''}int8 {dtype} {stored} {rows}"
+    return chosen(name, lambda: _int8_wins(dtype, stored, rows, fine))
 
 
-def _int8_wins(dtype: torch.dtype, stored: torch.dtype, rows: int) -> bool:
+def _int8_wins(dtype: torch.dtype, stored: torch.dtype, rows: int, fine: bool) -> bool:
     weights, x = [torch.ones(SHAPE, dtype=stored) for _ in range(PROBES)], torch.ones(rows, SHAPE[1], dtype=dtype)
-    ours = _seconds([int8_product([weight], [None], dtype) for weight in weights], x)
+    ours = _seconds([int8_product([weight], [None], dtype, fine=fine) for weight in weights], x)
     return INT8_GAIN * ours < _seconds([product([weight], [None], dtype, rows) for weight in weights], x)
 
 

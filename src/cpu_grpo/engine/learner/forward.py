@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cpu_grpo.engine.decoder import Decoder, Layer, Linear, Norm
-from cpu_grpo.engine.kernels.products import InPlace, Product, library_product, side_by_side
+from cpu_grpo.engine.kernels.products import InPlace, Product, int8_product, library_product, side_by_side
 from cpu_grpo.engine.learner.attention import RootPart, TreeAttention
 from cpu_grpo.engine.learner.head import Head, TokenScores
 from cpu_grpo.engine.learner.ops import AddAdapter, AddNorm, Kept, MasterLinear, Rotary, SwiGLU, places_like
@@ -29,8 +29,11 @@ class Joint:
     parts: tuple[Linear, ...]
 
     @staticmethod
-    def of(dtype: torch.dtype, tokens: int, *parts: Linear) -> "Joint":
+    def of(dtype: torch.dtype, tokens: int, *parts: Linear, narrow: bool = False) -> "Joint":
         weights, biases = [part.weight.detach() for part in parts], [part.bias for part in parts]
+        if narrow:  # scales go along what is summed up, so that the way back has integers of its own
+            back = int8_product([torch.cat(weights).t()], [None], dtype)
+            return Joint(int8_product(weights, biases, dtype), back, parts)
         if dtype == torch.float32 or all(weight.dtype == dtype for weight in weights):
             return Joint(InPlace.of(dtype, weights, biases), partial(_back, weights), parts)
         weight, bias = side_by_side(weights, biases, dtype)
@@ -77,11 +80,19 @@ class Rounded:
     head: Head
 
     @staticmethod
-    def of(decoder: Decoder, dtype: torch.dtype, tokens: int) -> "Rounded":
-        """For about so many tokens before the weights change."""
+    def of(decoder: Decoder, dtype: torch.dtype, tokens: int, narrow: bool = False) -> "Rounded":
+        """For about so many tokens before the weights change.
+
+        Args:
+            narrow: weights that do not learn are multiplied in 8 bits (int8.cpp), forward and backward.
+
+        Raises:
+            ValueError: this machine has no products of 8 bits.
+        """
 
         def joint(*parts: Linear) -> Joint:
-            return Joint.of(dtype, tokens, *parts)
+            frozen = not any(part.weight.requires_grad for part in parts)
+            return Joint.of(dtype, tokens, *parts, narrow=narrow and frozen)
 
         layers = tuple(
             (
@@ -92,7 +103,8 @@ class Rounded:
             )
             for layer in decoder.layers
         )
-        return Rounded(decoder, dtype, layers, Head.of(decoder.head.weight.detach(), dtype))
+        head = decoder.head.weight
+        return Rounded(decoder, dtype, layers, Head.of(head.detach(), dtype, narrow and not head.requires_grad))
 
 
 @dataclass

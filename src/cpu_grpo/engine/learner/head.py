@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cpu_grpo.engine.kernels import fused
-from cpu_grpo.engine.kernels.products import add_product
+from cpu_grpo.engine.kernels.products import LEARNT, Product, add_product, int8_pays, int8_product
 
 BLOCK = 16_384  # tokens of the vocabulary that are taken at a time where their scores are computed again
 
@@ -22,11 +22,22 @@ class Head:
 
     weight: torch.Tensor  # (V, H)
     dtype: torch.dtype
+    forward: Product | None = None  # in 8 bits: (m, H) -> (m, V), where that is faster
+    backward: Product | None = None  # in 8 bits: (m, V) -> (m, H), if weights are
 
     @staticmethod
-    def of(master: torch.Tensor, dtype: torch.dtype) -> "Head":
-        """Of the master (V, H)."""
-        return Head(master if dtype == torch.float32 else master.to(dtype), dtype)
+    def of(master: torch.Tensor, dtype: torch.dtype, narrow: bool = False) -> "Head":
+        """Of the master (V, H).
+
+        Args:
+            narrow: products are in 8 bits, as far as scores stay as exact as in bf16; for a master that does not learn.
+        """
+        weight = master if dtype == torch.float32 else master.to(dtype)
+        if not narrow:
+            return Head(weight, dtype)
+        fine = dtype == torch.float32 and int8_pays(dtype, master.dtype, LEARNT, fine=True)
+        forward = int8_product([master], [None], dtype, fine=True) if fine else None
+        return Head(weight, dtype, forward, int8_product([master.t()], [None], dtype))
 
     def level(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """States (m, H) and their tokens (m,) -> what is added to all scores of each (m,), or None; and the targets'
@@ -85,10 +96,13 @@ class TokenScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        if ctx.recompute:
-            found = _gradient_by_blocks(ctx, gradient)
-        elif ctx.kept is None:
+        if ctx.kept is None and not ctx.recompute:
             raise RuntimeError("The gradient of token scores can be taken once: it overwrites what it needs.")
+        found: tuple[torch.Tensor, torch.Tensor | None]
+        if ctx.head.backward is not None:
+            found = _gradient_in_8_bits(ctx, gradient), None
+        elif ctx.recompute:
+            found = _gradient_by_blocks(ctx, gradient)
         else:
             found = _gradient_by_chunks(ctx, gradient)
         dstates, dmaster = found
@@ -97,6 +111,8 @@ class TokenScores(torch.autograd.Function):
 
 def _scores(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(m, H) and (m,) -> (m, V), each row's less a number of its own."""
+    if head.forward is not None:
+        return head.forward(states)
     level, _ = head.level(states, targets)
     out = states.new_empty(states.size(0), head.weight.size(0))
     for part, block in head.blocks(head.size_at_once):
@@ -144,3 +160,23 @@ def _gradient_by_blocks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
         if dmaster is not None:
             dmaster[part] = inner.t() @ states
     return dstates, dmaster
+
+
+def _gradient_in_8_bits(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    """Of the states alone, by `Head.backward`: a chunk of states at a time."""
+    states, targets, logps = ctx.saved_tensors
+    head, kept, ctx.kept = ctx.head, ctx.kept, None
+    scale = gradient / ctx.temperature  # (M,)
+    dstates = torch.empty_like(states)
+    for first in range(0, states.size(0), ctx.chunk):
+        some = slice(first, first + ctx.chunk)
+        if ctx.recompute:
+            scores = _scores(head, states[some], targets[some])  # (m, V)
+            chosen = scores.gather(1, targets[some, None]).squeeze(1).float()  # (m,)
+            totals = chosen / ctx.temperature - logps[some]
+            inner = fused.score_gradient(scores, targets[some], totals, scale[some], ctx.temperature)
+        else:
+            inner, by = kept.pop(0), scale[some, None].to(states.dtype)
+            inner.mul_(-by).scatter_add_(1, targets[some, None], by)
+        dstates[some] = head.backward(inner)
+    return dstates

@@ -7,7 +7,17 @@ import torch
 
 from cpu_grpo.engine.decoder import Decoder, Linear, Norm
 from cpu_grpo.engine.kernels import native
-from cpu_grpo.engine.kernels.products import FEW, InPlace, Narrow, Product, as_fast, int8_product, product
+from cpu_grpo.engine.kernels.products import (
+    FEW,
+    InPlace,
+    Narrow,
+    Product,
+    as_fast,
+    int8_pays,
+    int8_product,
+    product,
+    storage,
+)
 from cpu_grpo.hardware import DTYPES
 
 LEVEL_COLUMNS = 32  # of the head: see forward._head
@@ -56,7 +66,7 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False, ro
         precision: of products, fp32 or bf16. Weights that are held in bf16 stay so for products in fp32, too.
         shared: leave the weights where they are: no memory, but slower from some 16 rows on. For fewer rows, weights in
             bf16 stay there for products in bf16 anyway.
-        rounded: the layers' weights in 8 bits; those of the head stay as they are.
+        rounded: the layers' weights in 8 bits, and their inputs; the head's, with inputs in 16, where that is faster.
 
     Raises:
         ValueError: this machine has no products of 8 bits.
@@ -72,6 +82,8 @@ def packed(decoder: Decoder, precision: str, rows: int, shared: bool = False, ro
         weights = [part.weight.detach() if apart else part.merged() for part in parts]
         biases = [part.bias for part in parts]
         in_place = shared or (rows <= FEW and as_fast(dtype, weights))
+        if rounded and not in_place and int8_pays(dtype, storage(weights, dtype), rows, fine=True):
+            return int8_product(weights, biases, dtype, level, fine=True)
         base = InPlace.of(dtype, weights, biases, level) if in_place else product(weights, biases, dtype, rows, level)
         return _adapted(base, parts, dtype) if apart and any(part.adapters for part in parts) else base
 
