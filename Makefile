@@ -35,8 +35,8 @@ test: export OMP_WAIT_POLICY = passive
 test: $(READY) ## run the tests; make test FAST=1 runs those that take no time, within two minutes
 	"$(BIN)/python" -m pytest --numprocesses 2 $(if $(FAST),-m "not slow")
 
-bench: $(READY) ## measure speed against stock TRL and others: hours; leave the machine alone meanwhile
-	"$(BIN)/python" benchmarks/run.py
+bench: $(READY) ## measure speed against stock TRL and others: hours; ONLY="scaling ..." runs some rows
+	"$(BIN)/python" benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
 torture: $(READY) ## try to break it: kills, full disks, outages, fuzzing; QUICK=1 takes at most five minutes, all of it hours
 	"$(BIN)/python" benchmarks/reliability.py $(if $(QUICK),--quick) $(if $(GSM8K),--gsm8k "$(GSM8K)")

@@ -23,6 +23,7 @@ from rows.loading import load_time
 from rows.memory import default_job, lean_throughput, memory
 from rows.parts import learner, learner_behind_examples, learner_in_8_bits, rollout, rollout_in_8_bits
 from rows.plan import plan
+from rows.scaling import scaling
 from rows.updates import linear, throughput, update, weight_refresh
 from rows.whole_runs import cpu_use, time_to_accuracy
 
@@ -60,6 +61,7 @@ ROWS: dict[str, Row] = {
     "limit_494m": partial(hard_limit, model="494m", most=3.5),
     "load_494m": partial(load_time, model="494m"),
     "plan": lambda bench: plan(bench, setup(Hardware())),
+    "scaling": scaling,
     "linearity": linear,
     "weight_refresh": weight_refresh,
     "cpu_use": lambda bench: cpu_use(Layout(Path()).training),

@@ -13,7 +13,7 @@ import run
 import torch
 import workers.machine
 from processes import WorkerFailed
-from rows import loading, memory, parts, updates, whole_runs
+from rows import loading, memory, parts, scaling, updates, whole_runs
 
 from conftest import ROOT
 from cpu_grpo.hardware import decisions
@@ -53,7 +53,7 @@ def in_process(monkeypatch):
         measure = import_module(f"workers.{worker}").measure
         return json.loads(json.dumps(measure(json.loads(json.dumps(task)))))
 
-    for module in (run, updates, parts, whole_runs, loading, memory):
+    for module in (run, updates, parts, whole_runs, loading, memory, scaling):
         monkeypatch.setattr(module, "ask", ask)
     monkeypatch.delenv("VLLM_PYTHON", raising=False)
     monkeypatch.chdir(ROOT)  # where run.main goes, so that this is undone
