@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 # Every stage is a process of its own: modules that none may keep compiled would be compiled anew in each, for 10 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help repro gsm8k study test bench torture lint ui lock clean
+.PHONY: help repro gsm8k study docs test bench torture lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ study: $(READY) ## answer a question by many runs: make study NAME=progressive B
 	@test -n "$(NAME)" || { echo "Say which study: make study NAME=progressive; conf/study/ has them all."; exit 1; }
 	"$(BIN)/python" pipelines/study.py study=$(NAME) budget=$(BUDGET) results=$(RESULTS) $(if $(GSM8K),'also="\"task.path=$(GSM8K)\""')
 	"$(BIN)/python" pipelines/report.py studies=$(RESULTS) hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=stdout
+
+docs: $(READY) ## write the studies' findings into the pages of docs/ anew, from results/studies
+	"$(BIN)/python" -m cpu_grpo.report.pages
 
 # Two at a time, most of them starting processes that import for seconds; threads that wait leave the cores to others.
 test: export OMP_WAIT_POLICY = passive

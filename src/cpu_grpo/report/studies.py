@@ -45,9 +45,19 @@ def sections(root: Path, results: str = StudyJob.results, address: Callable[[str
     return [section(root, name, results, address) for name in study_names()]
 
 
-def section(root: Path, name: str, results: str = StudyJob.results, address: Callable[[str], str] = nowhere) -> Section:
-    """Of one study; arguments are those of `sections`."""
-    budget = next((own for own in BUDGETS if (root / results / name / own).is_dir()), BUDGETS[0])
+def section(
+    root: Path,
+    name: str,
+    results: str = StudyJob.results,
+    address: Callable[[str], str] = nowhere,
+    budgets: tuple[str, ...] = BUDGETS,
+) -> Section:
+    """Of one study; arguments are those of `sections`.
+
+    Args:
+        budgets: whose outcomes may be shown, the most wanted first.
+    """
+    budget = next((own for own in budgets if (root / results / name / own).is_dir()), budgets[0])
     config = replace(compose_study(name, budget), results=results)
     if outcomes := read_outcomes(replace(config, results=str(root / results))):
         return replace(_kind(config)(config, outcomes), sources=sources_table(config, outcomes, address))

@@ -1,0 +1,55 @@
+"""The documentation can be read from its front door: short, whole, and without a link that leads nowhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from documented import PAGES, anchors, links
+
+LOG = ROOT / "docs" / "log.md"
+ENTRY = re.compile(r"^## (\d{4}-\d\d-\d\d): ", re.MULTILINE)
+
+
+def test_the_front_door_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 9 * 1024
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    for target in links(page):
+        place, _, anchor = target.partition("#")
+        found = (page.parent / place).resolve() if place else page
+        assert found.exists() and ROOT in (found, *found.parents), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def reached(start: Path) -> set[Path]:
+    """The pages that a reader comes to by links."""
+    found, left = set(), [start]
+    while left:
+        page = left.pop()
+        if page not in found and page.suffix == ".md":
+            found.add(page)
+            left += [(page.parent / target.partition("#")[0]).resolve() for target in links(page) if target[0] != "#"]
+    return found
+
+
+def test_every_page_can_be_reached_and_the_index_lists_those_of_subjects():
+    assert reached(ROOT / "README.md") == set(PAGES)
+    listed = {(ROOT / "docs" / target.partition("#")[0]).resolve() for target in links(ROOT / "docs" / "README.md")}
+    assert {*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "README.md"} <= listed
+
+
+def test_every_experiment_is_led_to_by_a_lesson():
+    lessons = set(links(LOG))
+    for page in sorted((ROOT / "docs" / "log").glob("*.md")):
+        for anchor in anchors(page):
+            assert not re.match(r"\d{4}-", anchor) or f"log/{page.name}#{anchor}" in lessons, anchor
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "log").glob("*.md")), ids=lambda page: page.name)
+def test_the_newest_experiment_comes_first(page):
+    days = ENTRY.findall(page.read_text(encoding="utf-8"))
+    assert days and days == sorted(days, reverse=True)
