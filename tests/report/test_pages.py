@@ -12,7 +12,7 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.report.pages import END, filled, main, marked
 
 PAGES = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
-PLACE = f"# Mine\n\n<!-- study progressive -->\nold\n{END}\n\nmy words, 12.5 %\n"
+PLACE = f"# Mine\n\n<!-- study progressive -->\nformer words\n{END}\n\nmy words, 12.5 %\n"
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_what_is_between_the_marks_is_replaced_and_nothing_else(tmp_path, monkey
     begin, end = "# Mine\n\n<!-- study progressive -->\n", f"{END}\n\nmy words, 12.5 %\n"
     assert text.startswith(begin) and text.endswith(end) and capsys.readouterr().out == "page.md\n"
     inside = text[len(begin) : -len(end)]
-    assert "old" not in inside
+    assert "former words" not in inside
     # 39.6 % of 5 times 240 problems, counted in the files by hand: 475
     assert "| curriculum    | 39.6 %; 34.5 to 44.6 %; 5 seeds; 1200 problems |" in inside
     shutil.rmtree("results/studies/progressive/full")
@@ -57,7 +57,7 @@ def test_a_page_without_a_place_stays_as_it_is(tmp_path):
     [
         (PLACE.replace("progressive", "progresive"), "progresive --> names no study: use one of few_problems, growth"),
         (PLACE.replace(END, ""), "does not end"),
-        (PLACE.replace("old", "<!-- study recipes -->"), "does not end"),
+        (PLACE.replace("former words", "<!-- study recipes -->"), "does not end"),
         (f"{PLACE}{END}\n", "does not end"),
     ],
 )
