@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from documented import PAGES, anchors, links
+from cpu_grpo.config.schema import Task
+from cpu_grpo.tasks.sources import jsonl
+from documented import FENCE, PAGES, anchors, links
 
 LOG = ROOT / "docs" / "log.md"
 ENTRY = re.compile(r"^## (\d{4}-\d\d-\d\d): ", re.MULTILINE)
@@ -53,3 +55,12 @@ def test_every_experiment_is_led_to_by_a_lesson():
 def test_the_newest_experiment_comes_first(page):
     days = ENTRY.findall(page.read_text(encoding="utf-8"))
     assert days and days == sorted(days, reverse=True)
+
+
+def test_the_problems_that_are_shown_are_read(tmp_path):
+    """As someone would copy them into a file."""
+    (block,) = [text for language, text in FENCE.findall((ROOT / "docs/tasks.md").read_text()) if language == "json"]
+    (tmp_path / "mine.jsonl").write_text(block, encoding="utf-8")
+    found = jsonl(Task(kind="jsonl", path=str(tmp_path / "mine.jsonl")))
+    assert [problem.accepted for problem in found] == [["16"], ["2.5", "5/2"], ["4"]]
+    assert (found[1].id, found[1].split, len(found[2].history)) == ("half", "train", 2)
