@@ -1,12 +1,15 @@
 """The documentation can be read from its front door: short, whole, and without a link that leads nowhere."""
 
 import re
+import shutil
 from pathlib import Path
 
+import hydra
 import pytest
 
 from conftest import ROOT
-from cpu_grpo.config.schema import Task
+from cpu_grpo.config.compose import CONF, typed
+from cpu_grpo.config.schema import Pipeline, Task
 from cpu_grpo.tasks.sources import jsonl
 from documented import FENCE, PAGES, anchors, links
 
@@ -57,10 +60,27 @@ def test_the_newest_experiment_comes_first(page):
     assert days and days == sorted(days, reverse=True)
 
 
+def blocks(language: str) -> list[str]:
+    """Of the page on tasks."""
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    return [block for own, block in FENCE.findall(text) if own == language]
+
+
 def test_the_problems_that_are_shown_are_read(tmp_path):
     """As someone would copy them into a file."""
-    (block,) = [text for language, text in FENCE.findall((ROOT / "docs/tasks.md").read_text()) if language == "json"]
+    (block,) = blocks("json")
     (tmp_path / "mine.jsonl").write_text(block, encoding="utf-8")
     found = jsonl(Task(kind="jsonl", path=str(tmp_path / "mine.jsonl")))
     assert [problem.accepted for problem in found] == [["16"], ["2.5", "5/2"], ["4"]]
     assert (found[1].id, found[1].split, len(found[2].history)) == ("half", "train", 2)
+
+
+def test_the_pipeline_that_is_shown_is_one(tmp_path):
+    (block,) = blocks("yaml")
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf/mine.yaml").write_text(block, encoding="utf-8")
+    with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        found = typed(hydra.compose("mine"), Pipeline)
+    assert (found.task.kind, found.task.path) == ("jsonl", "mine.jsonl")
+    assert list(found.variants) == found.evaluation.models[1:] == ["ultra_fast"]
+    assert found.variants["ultra_fast"].trainer.max_completion_length == 100
