@@ -61,9 +61,10 @@ def filled(text: str, root: Path) -> str:
 
 def block(name: str, found: Section) -> str:
     """The place itself, marks included: answers, table, method."""
+    if not found.table.rows:  # one sentence of ours, with a command in it
+        return "\n\n".join([f"<!-- study {name} -->", *found.answers, markdown_inline(found.method), END])
     parts = ["\n".join(f"- {markdown_inline(answer)}" for answer in found.answers)]
-    if found.table.rows:
-        parts += [markdown_inline(found.table.caption), markdown(found.table)]
+    parts += [markdown_inline(found.table.caption), markdown(found.table)]
     return "\n\n".join([f"<!-- study {name} -->", *parts, markdown_inline(found.method), END])
 
 
