@@ -158,7 +158,23 @@ def test_memory_schemes_leave_a_model_of_half_the_size_that_evaluates(own_proble
     assert before.keys() == after.keys()
     moved = [name for name, weight in after.items() if not weight.equal(before[name].bfloat16())]
     assert len(moved) == len(after) if scheme == "lean" else all("_proj" in name for name in moved) and len(moved) == 14
+    assert json.loads((trained / "source.json").read_text())["recipe"]["memory"]["scheme"] == scheme
     assert "ultra_fast: " in must("evaluate", *common, f"evaluation.models=[{trained}]")
+    assert (trained / "adapter").exists() == (scheme == "lora")
+    if scheme == "lora":
+        adapters_give(before, trained / "adapter", after, tiny_directory)
+
+
+def adapters_give(before, directory, after, base):
+    """Adapters apart, added to the weights before training, are the weights after it, but for rounding."""
+    from peft import PeftModel
+
+    from cpu_grpo.models.loading import load_weights
+
+    whole = PeftModel.from_pretrained(load_weights(base), directory).merge_and_unload().state_dict()
+    far = [name for name in after if (whole[name] - after[name]).abs().max() > 2**-7 * after[name].abs().max()]
+    assert not far
+    assert any((whole[name] - before[name]).abs().max() > 1e-4 for name in before if "_proj" in name)
 
 
 def test_a_model_without_a_chat_template_gets_plain_prompts_and_a_notice(own_problems, tiny_directory, workspace):

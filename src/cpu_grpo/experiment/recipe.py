@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cpu_grpo.config.redaction import redacted_values
 from cpu_grpo.config.schema import Train
 from cpu_grpo.engine.schemes.lean import Lean
 from cpu_grpo.engine.schemes.lora import adapters
@@ -16,6 +17,14 @@ from cpu_grpo.plan.saving import KEPT
 from cpu_grpo.tasks.problems import Problem, of_split
 from cpu_grpo.tasks.prompts import prompt, prompt_ids
 from cpu_grpo.units import in_bytes
+
+
+def recipe(config: Train) -> dict[str, Any]:
+    """What is told of how the variant was trained wherever its model goes: all but what is this machine's alone."""
+    told = {key: value for key, value in asdict(config).items() if key not in ("tracking", "checkpoint", "evaluation")}
+    asked = {key: value for key, value in told["task"].items() if key not in ("path", "examples") and value}
+    found: dict[str, Any] = redacted_values(told | {"model": config.model.name, "task": asked})
+    return found
 
 
 def scheme(config: Train, model: Any) -> dict[str, Any]:

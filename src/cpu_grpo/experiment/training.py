@@ -9,19 +9,20 @@ from typing import Any
 
 from cpu_grpo.config.schema import Train
 from cpu_grpo.engine.checkpoint import Interrupted, newest_whole
-from cpu_grpo.engine.schemes.lora import merged
+from cpu_grpo.engine.schemes.lora import keep_adapters, merged
 from cpu_grpo.engine.soundness import Diverged
 from cpu_grpo.errors import Stopped, UserError
 from cpu_grpo.experiment.figures import Trained, comparison, summarise
 from cpu_grpo.experiment.interruption import CheckpointTimer, Signals, heeded
 from cpu_grpo.experiment.progress import UpdateLog
-from cpu_grpo.experiment.recipe import grpo_config, scheme, trainer_class, training_set
+from cpu_grpo.experiment.recipe import grpo_config, recipe, scheme, trainer_class, training_set
 from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.experiment.validation import Validator
-from cpu_grpo.files import new_directory, sha256, write_json
+from cpu_grpo.files import new_directory, write_json
 from cpu_grpo.hardware import DTYPES, ResourceMonitor, Setup
-from cpu_grpo.models.loading import RECORD, load_model, model_record
+from cpu_grpo.models.integrity import file_hashes
+from cpu_grpo.models.loading import ADAPTERS, RECORD, load_model, model_record
 from cpu_grpo.plan.foresight import Foresight
 from cpu_grpo.tasks.problems import Problem
 
@@ -78,6 +79,8 @@ def train_variant(
         train_seconds = log.train_seconds
         validated = {key: value for validator in validators for key, value in validator.settle().items()}
         with new_directory(target) as directory:
+            if config.memory.scheme == "lora":  # apart, too, as adding them to the weights rounds
+                keep_adapters(trainer.accelerator.unwrap_model(trainer.model), directory / ADAPTERS)
             save(_whole(config, trainer), tokenizer, directory, config, start)
     shutil.rmtree(unfinished(target), ignore_errors=True)
     figures = summarise(config, history, monitor, hardware, load_seconds, train_seconds)
@@ -200,12 +203,15 @@ def _whole(config: Train, trainer: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, directory: Path, config: Train, start: Path) -> None:
-    """Weights, tokenizer and source.json."""
+    """Weights, tokenizer and source.json, which tells of the recipe and of what the start model was made from, too."""
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    before = model_record(start)
     record = {
         "origin": f"variant {config.name} from {config.init_from}",
-        "revision": model_record(start).get("revision", ""),
-        "sha256": {path.name: sha256(path) for path in sorted(directory.iterdir()) if path.is_file()},
+        "revision": before.get("revision", ""),
+        "base": before.get("base") or {key: before.get(key, "") for key in ("origin", "revision", "license")},
+        "recipe": recipe(config),
+        "sha256": file_hashes(directory),
     }
     write_json(directory / RECORD, record)

@@ -11,6 +11,7 @@ from cpu_grpo.files import fingerprint, held_object, sha256
 from cpu_grpo.models.checking import check_loadable, reason
 
 RECORD = "source.json"
+ADAPTERS = "adapter"  # the folder within a model's where what LoRA trained lies, not yet added to the weights
 
 
 def model_record(directory: Path) -> dict[str, Any]:
@@ -47,6 +48,18 @@ def load_weights(directory: Path, dtype: Any = None) -> Any:
             trust_remote_code=False,
             local_files_only=True,
         )
+
+
+def load_settings(directory: Path) -> Any:
+    """The configuration alone, as transformers has it.
+
+    Raises:
+        UserError: it is damaged, or not one that transformers knows by itself.
+    """
+    from transformers import AutoConfig
+
+    with _told(directory):
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -1,6 +1,7 @@
 """The LoRA scheme: adapters on a model that is held in bf16 and does not change, and a model of both at the end."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ def adapters(rank: int, alpha: float) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def keep_adapters(model: Any, directory: Path) -> None:
+    """Saves a PEFT model's adapters as PEFT reads them: adapter_config.json and adapter_model.safetensors."""
+    model.save_pretrained(directory, save_embedding_layers=False)  # told so, PEFT does not look for the base on a hub
+    (directory / "README.md").unlink(missing_ok=True)  # PEFT's card, a form with nothing filled in
 
 
 @torch.no_grad()
