@@ -31,7 +31,9 @@ def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str)
     with start_run(config, f"evaluate {name}", "evaluate", pipeline_id, tags) as run:
         run.params(config)
         results, figures = evaluate_model(config, directory, problems)
-        figures = {"model": model, "split": config.evaluation.split} | figures | {"mlflow_run_id": run.run_id}
+        about = {"model": model, "model_hash": tags["model_hash"], "task": config.task.name}
+        about |= {"split": config.evaluation.split}
+        figures = about | figures | {"mlflow_run_id": run.run_id}
         answers = layout.evaluation / f"{name}.jsonl"
         write_jsonl(answers, rows(results))
         write_sealed(answers.with_suffix(".json"), figures | {"sha256.jsonl": sha256(answers)})

@@ -73,6 +73,8 @@ class Evaluation:
     flexible_accuracy: float
     flexible_low: float
     flexible_high: float
+    model_hash: str | None = None  # of the weights that were evaluated
+    task: str | None = None
     samples: int | None = None
     sampled_accuracy: float | None = None
     sampled_low: float | None = None
