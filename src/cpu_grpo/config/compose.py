@@ -124,7 +124,7 @@ def launch(stage: Stage, config_name: str = "config") -> None:
     the current directory. Anything else is Hydra's grammar: the config comes from conf/ and outputs go to the job's own
     directory. `pipeline_id` is equal for the stages (or sweep jobs) that belong to one pipeline run.
     """
-    _set_environment()
+    set_environment()
     redact_logs()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # who reads along in a file waits for hours else
@@ -156,7 +156,7 @@ class sentences:
             raise SystemExit(FAILED) from None
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """Defaults for libraries that stages import later: no usage reports, no progress bars where nobody watches."""
     defaults = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
     if not sys.stderr.isatty():

@@ -41,7 +41,7 @@ def compare(results: Results, config: Pipeline) -> list[Row]:
     rows = []
     for name in names:
         evaluation = results.evaluations.get(name)
-        gain = _gain(base, evaluation, config.seed) if name != "base" else None
+        gain = gain_over(base, evaluation, config.seed) if name != "base" else None
         rows.append(Row(name, evaluation, results.trainings.get(name), gain, name in config.variants))
     return _corrected(rows)
 
@@ -56,7 +56,8 @@ def _corrected(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _gain(base: Evaluation | None, other: Evaluation | None, seed: int) -> Paired | None:
+def gain_over(base: Evaluation | None, other: Evaluation | None, seed: int) -> Paired | None:
+    """The other's gain, problem by problem; None where they were not both asked the same ones, by the same measure."""
     if base is None or other is None:
         return None
     before = {answer.id: answer.right for answer in base.answers}

@@ -32,6 +32,11 @@ def made_model(name: str, config: Model) -> Path | None:
         if model_record(own).get("config") == fingerprint(asdict(config)):
             return own
         return cached if model_record(cached) else None
+    return held_model(name)
+
+
+def held_model(name: str) -> Path | None:
+    """The model of this name below models/, whatever it was made from, or the directory; None where there is none."""
     directories = (Layout(Path()).model(name), Path(name))
     return next((directory for directory in directories if (directory / "config.json").is_file()), None)
 
