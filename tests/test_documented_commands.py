@@ -18,6 +18,7 @@ from conftest import ROOT
 from cpu_grpo.config.compose import CONF, SCHEMAS, compose_run, typed
 from cpu_grpo.config.schema import Tracking
 from cpu_grpo.engine import checkpoint
+from cpu_grpo.export import __main__ as export
 from documented import Command, commands
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,7 @@ TIMES = re.compile(r"\b(minutes?|hours?|days)\b")
 # What is run here as it stands, in an empty directory.
 SHORT = re.compile(r"python pipelines/(compose\.py|train\.py --cfg)")
 
+PARSERS = {"cpu_grpo.export": export.parsed}  # of programs that take names of models
 VALUES = ("not slow", "path/to/gsm8k")  # of options that take any
 
 
@@ -88,6 +90,8 @@ def check_python(words):
     if words[:2] == ["-m", "cpu_grpo.plan"]:
         compose_run([word for word in words[2:] if not word.startswith("-")])
         return check_options(words[:2], [word for word in words[2:] if word.startswith("-")])
+    if where == "-m" and words[1] in PARSERS:
+        return PARSERS[words[1]](words[2:])
     if where == "-m" and words[1] in ("venv", "pip"):
         return check_installation(words[1:])
     options = words[2:] if where == "-m" else words[1:]
@@ -203,6 +207,7 @@ CHECKERS = {
     "systemd-run": check_limited,
     ".": lambda words: None,  # turns the environment on
     "until": check_waiting,
+    **dict.fromkeys(("cd", "hf", "llama-cli", "ollama"), lambda words: None),  # other people's programs
     "do": lambda words: None,
     "done": lambda words: None,
     "pkill": check_kill,
