@@ -30,7 +30,7 @@ STAGES = {"train": "train", "study": "study"}  # the configuration of a stage, w
 LONG = re.compile(
     r"python pipelines/(train|evaluate|study)\.py(?! --cfg)|python -m (pytest|cpu_grpo\.hardware)|python examples/"
     r"|python -m cpu_grpo\.plan(?! --memory-only)|python benchmarks/|dvc (repro|exp run)"
-    r"|make (repro|gsm8k|study|test|bench|torture)"
+    r"|torchrun|make (repro|gsm8k|study|test|bench|torture)"
 )
 TIMES = re.compile(r"\b(minutes?|hours?|days)\b")
 # What is run here as it stands, in an empty directory.
@@ -197,7 +197,22 @@ def check_kill(words):
     assert not pattern.search("bash") and not pattern.search("mlflow ui")
 
 
+def check_torchrun(words):
+    """The last word is a script; the others are options that torchrun knows, and their values."""
+    *options, script = words
+    assert (ROOT / script).is_file()
+    told = usage(sys.executable, "-m", "torch.distributed.run")
+    for option in (word for word in options if word.startswith("--")):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), option
+
+
+def check_variable(words):
+    assert re.fullmatch(r"[A-Z_]+=\S+", " ".join(words))
+
+
 CHECKERS = {
+    "torchrun": check_torchrun,
+    "export": check_variable,
     "python": check_python,
     "make": check_make,
     "dvc": check_dvc,

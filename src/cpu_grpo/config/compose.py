@@ -129,6 +129,11 @@ def launch(stage: Stage, config_name: str = "config") -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # who reads along in a file waits for hours else
     with sentences():
+        if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+            raise UserError(
+                "A stage is one process: start it without torchrun. A script of your own with CPUGRPOTrainer learns in "
+                "several (docs/processes.md)."
+            )
         if "--params" in sys.argv:
             _run_from_params(stage)
         else:

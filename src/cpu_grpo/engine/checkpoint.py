@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from cpu_grpo.engine.kernels.choices import choices
+from cpu_grpo.engine.ranks import rank, ranks
 from cpu_grpo.files import sha256, write_json
 
-EXACT, SEAL = "exact_state.pt", "seal.json"
+SEAL = "seal.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 RandomStates = tuple[Any, Any, torch.Tensor]  # of Python, numpy and torch
@@ -46,6 +47,12 @@ def set_random_states(states: RandomStates) -> None:
 _LOGS = ("prompt", "completion", "advantages"), ("rewards", "extra")  # TRL's: lists, and lists by name
 
 
+def exact_file(directory: Path, number: int | None = None) -> Path:
+    """Where a checkpoint has this rank's exact state, or that of the rank of a number."""
+    number = rank() if number is None else number
+    return directory / (f"exact_state-{number}.pt" if number else "exact_state.pt")
+
+
 def exact_state(trainer: Any) -> dict[str, Any]:
     """What transformers' checkpoints leave out of a CPUGRPOTrainer."""
     lists, by_name = _LOGS
@@ -67,8 +74,17 @@ def exact_state(trainer: Any) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Any, state: dict[str, Any]) -> None:
-    """What `exact_state` has kept, into a trainer that is ready for its first update."""
+def restore(trainer: Any, directory: Path) -> None:
+    """What `exact_state` has kept, into a trainer that is ready for its first update; nothing, where it kept nothing.
+
+    Raises:
+        ValueError: as many processes as now have not made the checkpoint.
+    """
+    if not exact_file(directory, 0).is_file():
+        return
+    if not exact_file(directory, ranks() - 1).is_file() or exact_file(directory, ranks()).is_file():
+        raise ValueError(f"{directory} is of another number of processes than {ranks()}: go on with as many.")
+    state: dict[str, Any] = torch.load(exact_file(directory), weights_only=True)
     trainer._step, trainer._buffered_inputs = state["step"], state["buffered_inputs"]
     for mode, metrics in state["metrics"].items():
         trainer._metrics[mode].clear()

@@ -4,6 +4,8 @@ changes little.
 The learner's gradient of adapters is off by a hundredth then, where that of a batch of completions is nearly all noise.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from cpu_grpo.engine.kernels.products import LEARNT, int8_available, int8_pays, storage
@@ -46,6 +48,10 @@ class Rounding:
     def see(self, difference: torch.Tensor, count: int) -> None:
         """Counts differences of log-probs, 0 where there are none, of so many tokens."""
         self._sum, self._count = self._sum + float(difference.abs().sum()), self._count + count
+
+    def share(self, total: Callable[[float], float]) -> None:
+        """Makes of what was seen in this update what all processes have seen; `total` sums a number of each."""
+        self._sum, self._count = total(self._sum), int(total(self._count))
 
     def close(self) -> str | None:
         """Ends an update; returns what there is to say if rollouts are exact from now on."""

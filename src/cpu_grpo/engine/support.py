@@ -10,7 +10,11 @@ from cpu_grpo.engine.learner.batches import LOSSES
 
 
 def unsupported(model: nn.Module, args: Any, auxiliary_loss: bool, processes: int) -> str | None:
-    """Why the fast path cannot serve a run of this model with these settings (TRL's GRPOConfig) at all, or None."""
+    """Why the fast path cannot serve a run of this model with these settings (TRL's GRPOConfig) at all, or None.
+
+    Args:
+        processes: that learn together; each takes `per_device_train_batch_size` completions, whole groups of them.
+    """
     try:
         decoder(model)
     except UnsupportedModel as error:
@@ -23,7 +27,9 @@ def unsupported(model: nn.Module, args: Any, auxiliary_loss: bool, processes: in
             "top_entropy_quantile": args.top_entropy_quantile < 1,
             "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
             "a router's auxiliary loss": auxiliary_loss,
-            "more than one process": processes > 1,
+            "groups that are split over processes (make per_device_train_batch_size a multiple of num_generations)": (
+                processes > 1 and args.per_device_train_batch_size % args.num_generations
+            ),
         }
     )
 

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from cpu_grpo.engine.checkpoint import (
-    EXACT,
     Interrupted,
     RandomStates,
     damage,
+    exact_file,
     exact_state,
     newest_whole,
     prune,
@@ -31,6 +31,7 @@ from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.learner.batches import Inputs, micro_batches, regrouped
 from cpu_grpo.engine.metrics import counts, merge_parts, rollout_difference, weigh_advantages
 from cpu_grpo.engine.options import FastOptions
+from cpu_grpo.engine.ranks import agreed, apart, mean_gradients, merge_ranks, rank, together, total
 from cpu_grpo.engine.rollout import (
     Completion,
     NoDistribution,
@@ -86,7 +87,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         self._part: Inputs | None = None  # the micro-batch that a loss is computed of
         self.rounding = Rounding(self.fast.rollout, self.fast.importance_cap)
         self.numbers = Soundness()
-        self.bad_batches = Path(self.args.output_dir) / "bad_batches"  # where those of skipped updates are kept
+        own = f"-{rank()}" if rank() else ""
+        self.bad_batches = Path(self.args.output_dir) / f"bad_batches{own}"  # where those of skipped updates are kept
         self.stop_asked: Callable[[], bool] = lambda: False  # asked between micro-batches; training then ends there
         self.after_update: Callable[[], None] = lambda: None  # called once an update has been logged
         self.add_to_checkpoint: Callable[[Path], None] = lambda directory: None  # puts more files into one
@@ -120,7 +122,7 @@ class CPUGRPOTrainer(GRPOTrainer):
             inputs = (prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
             ids, logps = super()._generate_single_turn(*inputs)
         seconds = time.perf_counter() - start
-        self._log("rollout/tokens_per_second", sum(map(len, ids)) / seconds)
+        self._log("rollout/tokens_per_second", total(sum(map(len, ids)) / seconds))
         self._log("rollout/seconds", seconds)
         return ids, logps
 
@@ -143,6 +145,12 @@ class CPUGRPOTrainer(GRPOTrainer):
             self._buffered_inputs = [batch for some in windows for batch in regrouped(some)]
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if together() and self.accelerator.sync_gradients and self._fast():
+            mean_gradients(self._trained, sound=not self.numbers.reason)
+        return loss
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
         if not self._fast():
@@ -189,6 +197,7 @@ class CPUGRPOTrainer(GRPOTrainer):
             for parameter in model.parameters():  # the optimizer passes over those that have none
                 parameter.grad = None
         self._log("update/skipped", float(bool(self.numbers.reason)))
+        self.rounding.share(total)
         for told in (self.numbers.close(self.state.global_step + 1, self.bad_batches), self.rounding.close()):
             if told:
                 warnings.warn(told, stacklevel=2)
@@ -237,7 +246,7 @@ class CPUGRPOTrainer(GRPOTrainer):
 
         For use once `train` has raised `Interrupted`: up to then a started update has changed no weights.
         """
-        if self._boundary is None:
+        if self._boundary is None or together():  # a rank that waits for another cannot be asked to stop
             return None
         state, randoms = self._boundary
         set_random_states(randoms)
@@ -257,18 +266,34 @@ class CPUGRPOTrainer(GRPOTrainer):
         directory = root / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is sealed
         try:
-            super()._save_checkpoint(self.model, trial)
-            torch.save(state, directory / EXACT)
-            self.add_to_checkpoint(directory)
-            seal(directory)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
+            self._all_or_none(directory, partial(self._write_checkpoint, directory, state, trial))
+            self._all_or_none(directory, partial(self._seal_checkpoint, root, directory, limit))
         finally:
             self.args.save_total_limit = limit
-        prune(root, limit, self.state.best_model_checkpoint)
         self.checkpoint_seconds = time.perf_counter() - start
         return directory
+
+    def _write_checkpoint(self, directory: Path, state: dict[str, Any], trial: Any) -> None:
+        super()._save_checkpoint(self.model, trial)
+        torch.save(state, exact_file(directory))
+        if not rank():
+            self.add_to_checkpoint(directory)
+
+    def _seal_checkpoint(self, root: Path, directory: Path, limit: int | None) -> None:
+        if not rank():
+            seal(directory)
+            prune(root, limit, self.state.best_model_checkpoint)
+
+    def _all_or_none(self, directory: Path, work: Callable[[], None]) -> None:
+        """Does a part of a checkpoint on all ranks; if one cannot, the checkpoint is gone and all of them raise."""
+        problem: BaseException | None = None
+        try:
+            work()
+        except BaseException as error:
+            problem = error
+        if told := agreed(None if problem is None else f"{type(problem).__name__}: {problem}"):
+            shutil.rmtree(directory, ignore_errors=True)
+            raise problem or OSError(f"another process: {told}")
 
     def _heed(self, finished: int = 0) -> None:
         """Ends the training here if that was asked for; also called as completions finish."""
@@ -295,8 +320,8 @@ class CPUGRPOTrainer(GRPOTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Called when all else is ready for the first update: what belongs to it is restored here too."""
         super()._load_rng_state(checkpoint)
-        if checkpoint is not None and (Path(checkpoint) / EXACT).is_file():
-            restore(self, torch.load(Path(checkpoint) / EXACT, weights_only=True))
+        if checkpoint is not None:
+            restore(self, Path(checkpoint))
 
     # ---- rollout ---------------------------------------------------------------------------------------------------
 
@@ -341,7 +366,8 @@ class CPUGRPOTrainer(GRPOTrainer):
             learned, _ = completion_logps(self._round(trial.real), *inputs, self.temperature)
         learned_in = "int8" if self._narrow else self.precision
         sampled_in = "int8" if self.rounding.current else self.precision
-        self._switch.doubt = disagreement(trial, learned, plain, learned_in, self._plain_precision, sampled_in)
+        found = disagreement(trial, learned, plain, learned_in, self._plain_precision, sampled_in)
+        self._switch.doubt = agreed(found)
 
     # ---- learner ---------------------------------------------------------------------------------------------------
 
@@ -360,7 +386,8 @@ class CPUGRPOTrainer(GRPOTrainer):
             self._heed()
             self._release()
             self._part, weight = self.step_sizes.next_part(self.shortage, waiting, self.loss_type, self._needed)
-            last = super()._compute_loss(model, self._part) * weight
+            with apart(self.accelerator):
+                last = super()._compute_loss(model, self._part) * weight
             if training and not self.numbers.see("loss", last.detach(), self._part):
                 last = torch.zeros((), requires_grad=True)  # of which no weight has a gradient
             self._release()
@@ -371,8 +398,10 @@ class CPUGRPOTrainer(GRPOTrainer):
             if training:
                 self.accelerator.backward(last)
         merge_parts(self._metrics[self._mode], logged, sizes)
-        if lean and training:
-            lean.within_backward = self.accelerator.sync_gradients
+        if together():
+            merge_ranks(self._metrics[self._mode], logged, sum(sizes))
+        if lean and training:  # other ranks' gradients are waited for
+            lean.within_backward = self.accelerator.sync_gradients and not together()
         return last + (sum(losses) - losses[-1])
 
     def _needed(self, part: Inputs) -> int:
@@ -381,8 +410,8 @@ class CPUGRPOTrainer(GRPOTrainer):
         kept = bytes_of_part(self._sizes, part, compute, recompute)
         if not torch.is_grad_enabled():
             return kept
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return kept + bytes_to_come(trained, self._lean is not None, bool(self.optimizer.state))
+        within_backward = self._lean is not None and not together()
+        return kept + bytes_to_come(self._trained, within_backward, bool(self.optimizer.state))
 
     def _compare_with_rollout(self, part: Inputs, logps: torch.Tensor) -> None:
         """Logs how far the rollout's log-probs were off, and weighs the advantages by it where asked."""
@@ -441,6 +470,11 @@ class CPUGRPOTrainer(GRPOTrainer):
     def _narrow(self) -> bool:
         """Whether the learner multiplies by frozen weights in 8 bits."""
         return learns_in_8_bits(self.fast.learner, self._decoder().layers[0].down.weight, DTYPES[self.precision])
+
+    @property
+    def _trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that learn."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @property
     def _lean(self) -> Lean | None:
