@@ -4,7 +4,7 @@ It knows no text, no rewards and no gradients. `generation` is the loop, `forwar
 values, `sampling` the draws, `schedule` who sits in which row, `weights` the projections laid out, `size` its memory.
 """
 
-from cpu_grpo.engine.rollout.generation import at_once, generate
+from cpu_grpo.engine.rollout.generation import at_once, generate, stream
 from cpu_grpo.engine.rollout.groups import in_order, members_of, requests_of
 from cpu_grpo.engine.rollout.sampling import NoDistribution, Sampling
 from cpu_grpo.engine.rollout.schedule import Completion, Request
@@ -22,4 +22,5 @@ __all__ = [
     "members_of",
     "packed",
     "requests_of",
+    "stream",
 ]

@@ -6,7 +6,7 @@
 4. When enough rows are free, waiting prompts are prefilled and take them (`schedule.fits`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -53,6 +53,26 @@ def generate(
         if done and finished:
             finished(done)
     return run.completions
+
+
+@torch.inference_mode()
+def stream(
+    model: PackedDecoder, prompt: list[int], sampling: Sampling, limit: int, ends: set[int], seed: int
+) -> Iterator[int]:
+    """The tokens of a prompt's completion, each as soon as there is a next one: those that `generate` returns.
+
+    Several streams may be read by turns, and one may be left before its end. The arguments are those of `generate`,
+    and so are the errors.
+    """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}: allow a completion 1 token or more.")
+    run, told = _Run(model, [Request(prompt)], sampling, limit, ends, seed, 1, False), 0
+    ((completion,),) = run.completions
+    while run.waiting or run.seats:
+        run.admit()
+        run.step()
+        yield from completion.ids[told:]
+        told = len(completion.ids)
 
 
 def at_once(model: PackedDecoder, counts: list[int], rows: int, limit: int) -> int:
