@@ -102,7 +102,7 @@ def test_the_whole_chain(params):
     assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
 
     source = json.loads((params / "models" / "second" / "source.json").read_text())
-    assert source["origin"] == "variant second from first"
+    assert source["origin"] == "variant second from first" and source["asked"]["name"] == "mine"
     report = (params / "reports" / "report.html").read_text()
     assert all(name in report for name in ("base", "first", "second"))
     metrics = json.loads((params / "reports" / "metrics.json").read_text())

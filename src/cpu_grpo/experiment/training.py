@@ -25,6 +25,7 @@ from cpu_grpo.models.integrity import file_hashes
 from cpu_grpo.models.loading import ADAPTERS, RECORD, load_model, model_record
 from cpu_grpo.plan.foresight import Foresight
 from cpu_grpo.tasks.problems import Problem
+from cpu_grpo.tasks.prompts import form
 
 
 def train_variant(
@@ -203,7 +204,7 @@ def _whole(config: Train, trainer: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, directory: Path, config: Train, start: Path) -> None:
-    """Weights, tokenizer and source.json, which tells of the recipe and of what the start model was made from, too."""
+    """Weights, tokenizer and source.json: the recipe, how the model was asked, and what its start was made from."""
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     before = model_record(start)
@@ -212,6 +213,7 @@ def save(model: Any, tokenizer: Any, directory: Path, config: Train, start: Path
         "revision": before.get("revision", ""),
         "base": before.get("base") or {key: before.get(key, "") for key in ("origin", "revision", "license")},
         "recipe": recipe(config),
+        "asked": form(config.task),
         "sha256": file_hashes(directory),
     }
     write_json(directory / RECORD, record)

@@ -102,16 +102,17 @@ def plan_of(model: PackedDecoder, prompts: list[list[int]], works: list[Work], p
     return Plan(works, [pace_of(model, prompts, work) for work in works], peak)
 
 
-def peak_bytes(shape: Shape, work: Work, compute: int, stored: int = 0) -> int:
+def peak_bytes(shape: Shape, work: Work, compute: int, stored: int = 0, shared: bool = False) -> int:
     """The most that an evaluation has in memory.
 
     Args:
         compute: bytes of a number that products are computed in, and the model is held in.
         stored: bytes of a number in the model's file; 0: the same.
+        shared: the engine makes no copy of the weights.
     """
     rows = max(work.count, min(work.rows, work.answers))
     prompts = -(-rows // work.count)
-    rollout = rollout_bytes(shape, rows, prompts, max(work.prompts), work.limit, compute, compute, False)
+    rollout = rollout_bytes(shape, rows, prompts, max(work.prompts), work.limit, compute, compute, shared)
     answering = (1 + WASTED_SHARE[False]) * (compute * shape.parameters + rollout)
     loading = shape.parameters * (compute + (stored if stored != compute else 0))
     return LIBRARIES + round(max(loading, answering))

@@ -1,6 +1,8 @@
 """From a problem to the prompt's token ids, the same for training and evaluation."""
 
 import re
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +14,26 @@ from cpu_grpo.text import one_line
 
 # A conversation for a model that knows none.
 PLAIN = {"system": "{}\n\n", "user": "Question: {}\n", "assistant": "Answer: {}\n\n"}
+
+
+FORM = ("name", "system", "template", "instruction", "examples")  # what of a task decides how a question is asked
+
+
+def form(task: Task) -> dict[str, Any]:
+    """How the task asks, as a JSON-like value to be kept with a model that learnt it so."""
+    told = asdict(task)
+    return {name: told[name] for name in FORM}
+
+
+def task_of(kept: Any) -> Task | None:
+    """A task that asks as `form` has told; None where this is nothing that it tells."""
+    try:
+        examples = [Example(**example) for example in kept["examples"]]
+        texts = {name: kept[name] for name in FORM if name != "examples"}
+    except (TypeError, KeyError):
+        return None
+    told = [*texts.values(), *(text for example in examples for text in (example.question, example.answer))]
+    return Task(**texts, examples=examples) if all(isinstance(text, str) for text in told) else None
 
 
 def request(question: str, task: Task) -> str:
@@ -28,12 +50,19 @@ def prompt(problem: Problem, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
     A system prompt comes first (the problem's own, or the task's), then the task's worked examples, each a question of
     the user and an answer of the assistant, then what was said before the question.
     """
+    return conversation(problem.question, problem.history, task, tokenizer)
+
+
+def conversation(
+    question: str, said: Iterable[Message], task: Task, tokenizer: PreTrainedTokenizerBase
+) -> list[Message] | str:
+    """The same of a question that no problem asks, and the turns before it, which are taken as they are."""
     turns = [turn for example in task.examples for turn in _example(example, task)]
-    history = list(problem.history)
+    history = list(said)
     system = [history.pop(0)] if history and history[0]["role"] == "system" else []
     if not system and task.system:
         system = [{"role": "system", "content": task.system}]
-    turns = [*system, *turns, *history, {"role": "user", "content": request(problem.question, task)}]
+    turns = [*system, *turns, *history, {"role": "user", "content": request(question, task)}]
     if tokenizer.chat_template:
         return turns
     return "".join(PLAIN[turn["role"]].format(turn["content"]) for turn in turns) + "Answer:"
