@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -157,6 +158,17 @@ def left_behind(target: str) -> Iterator[Journal]:
                 yield journal
             finally:
                 journal.release()
+
+
+def unsent() -> dict[str, int]:
+    """How many records wait for each target, of processes that have ended."""
+    waiting: Counter[str] = Counter()
+    for directory in sorted(SPOOL.absolute().glob(f"{LOCAL}*/")):
+        target = _head(directory).get("target")
+        if target and (lock := _held(directory)):
+            waiting[target] += sum(1 for _ in _read(directory / RECORDS, _state(directory).get("position", 0)))
+            lock.release()
+    return {target: count for target, count in waiting.items() if count}
 
 
 def _journals(target: str) -> list[Path]:

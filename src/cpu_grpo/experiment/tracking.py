@@ -55,7 +55,7 @@ class Run:
         self._journal = journal
         self._delivery = delivery
         self._target = redacted(tracking.uri)
-        self._local = _is_local(tracking.uri)
+        self._local = is_local(tracking.uri)
         self._tables: list[dict[str, str]] = []
         self._warned = False
 
@@ -186,7 +186,7 @@ def run_address(tracking: Tracking) -> Callable[[str], str]:
 def _opened(tracking: Tracking) -> MlflowStore:
     """The store; one that is on this machine must work, as nothing else would bring its records there."""
     store = MlflowStore(tracking.uri)
-    if _is_local(tracking.uri):
+    if is_local(tracking.uri):
         try:
             store.open()
         except Exception as error:  # every store raises its own kind
@@ -204,7 +204,7 @@ def _begin(tracking: Tracking, store: MlflowStore, journal: Journal, head: Recor
     about = {"kind": "run", "time": _now(), "target": target, "experiment": tracking.experiment}
     journal.append(about | redacted_values(head))
     delivery = Delivery(journal, store, target, _teller(target))
-    last_step = delivery.begin(None if _is_local(tracking.uri) else START)
+    last_step = delivery.begin(None if is_local(tracking.uri) else START)
     return Run(journal, delivery, tracking, max([*kept, last_step]))
 
 
@@ -218,7 +218,7 @@ def _pipeline(pipeline_id: str) -> Record:
     return {"name": name, "mark": ["pipeline", pipeline_id], "tags": tags, "time": _now()}
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
     """Whether a store is on this machine's disk, so that no outage is to be expected."""
     return urlsplit(uri).scheme in ("", "file", "sqlite")
 

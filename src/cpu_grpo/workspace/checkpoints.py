@@ -130,6 +130,20 @@ def checkpoints_of(config: Train, target: Path, model_hash: str, data_hash: str,
     return Checkpoints(CACHE / "checkpoints" / name, json.loads(json.dumps(identity)), shown.as_posix())
 
 
+def left_over() -> dict[Path, int]:
+    """The folders of runs that were begun and that no process is at, and their bytes."""
+    from filelock import FileLock, Timeout
+
+    found = {}
+    for directory in sorted((CACHE / "checkpoints").glob("[!.]*/")):
+        try:
+            with FileLock(directory.with_suffix(".lock"), timeout=0):
+                found[directory] = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        except Timeout:
+            continue
+    return found
+
+
 def _record(directory: Path) -> dict[str, Any]:
     found = held_object(directory / RECORD)
     return found if isinstance(found.get("identity"), dict) else {}
