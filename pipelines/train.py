@@ -24,9 +24,11 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
     settled(config, hardware)  # complains before anything is downloaded, and before two seconds of imports
     from cpu_grpo.experiment.figures import write_results
     from cpu_grpo.experiment.recipe import chosen_problems
+    from cpu_grpo.experiment.reporters import require_packages
     from cpu_grpo.experiment.rewarding import Rewarding
     from cpu_grpo.experiment.training import train_variant
 
+    require_packages(config.tracking)
     start, data = find_model(config.init_from, config.model), problems_file(config)
     problems = read_problems(data)
     chosen_problems(config, problems)  # complains before a run is recorded

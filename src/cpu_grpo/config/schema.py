@@ -349,6 +349,12 @@ class Tracking:
     uri: str = option("sqlite:///mlflow.db", "where runs are recorded; a server's address works too")
     experiment: str = option("cpu-grpo", "MLflow's experiment", form="line")
     samples_every: int = option(5, "updates between two records of sample completions", low=1)
+    also: list[str] = option(
+        [],
+        "where training's figures go besides, below logs/; each needs its package, and wandb stays offline unless its "
+        "own environment variables say otherwise",
+        choices=("tensorboard", "wandb"),
+    )
 
 
 @dataclass

@@ -16,6 +16,7 @@ from cpu_grpo.experiment.figures import Trained, comparison, summarise
 from cpu_grpo.experiment.interruption import CheckpointTimer, Signals, heeded
 from cpu_grpo.experiment.progress import UpdateLog
 from cpu_grpo.experiment.recipe import grpo_config, recipe, scheme, trainer_class, training_set
+from cpu_grpo.experiment.reporters import reporters
 from cpu_grpo.experiment.rewarding import Rewarding
 from cpu_grpo.experiment.tracking import Run, warn
 from cpu_grpo.experiment.validation import Validator
@@ -55,6 +56,7 @@ def train_variant(
     """
     from transformers import set_seed
 
+    name = checkpoints.name if checkpoints else config.name
     if config.engine.name != "fast":  # stock TRL's checkpoints do not go on exactly
         checkpoints = None
     with ResourceMonitor() as monitor, heeded(checkpoints is not None) as signals:
@@ -71,6 +73,8 @@ def train_variant(
             validators = _validators(config, problems, tokenizer, hardware, log, checkpoints)
             callbacks = [log, timer, *validators] if checkpoints else [log]
             trainer = _trainer(config, hardware, model, tokenizer, problems, rewards, place, callbacks)
+            for reporter in reporters(config.tracking, name, place, newest is not None):
+                trainer.add_callback(reporter)
             try:
                 _train(trainer, config, start, target, signals, rewards, newest)
             finally:
