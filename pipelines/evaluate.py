@@ -26,7 +26,7 @@ def evaluate_one(config: Pipeline, model: str, layout: Layout, pipeline_id: str)
     if not problems:
         raise UserError(f"The {config.evaluation.split} split is empty: raise task.{config.evaluation.split}.")
     name = Path(model).name
-    tags = {"evaluated": name, "model": config.model.name, "task": config.task.name}
+    tags = {"evaluated": name, "variant": name, "model": config.model.name, "task": config.task.name}
     tags |= {"data_hash": fingerprint(sha256(data)), "model_hash": intact_hash(directory)}
     with start_run(config, f"evaluate {name}", "evaluate", pipeline_id, tags) as run:
         run.params(config)

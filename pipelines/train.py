@@ -59,6 +59,8 @@ def train(config: Train, root: Path, pipeline_id: str) -> None:
                 figures = trained.figures
                 numbers = {f"run_{k}": v for k, v in figures.items() if isinstance(v, float | int)}
                 run.metrics(numbers, figures["updates"])
+                if config.tracking.register:
+                    run.register(target, config.name)
             kept.remove()
     print(
         f"{target}: {figures['updates']} updates, reward {figures['reward_first']:.2f} -> "

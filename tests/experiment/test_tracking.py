@@ -1,9 +1,12 @@
 """MLflow: who belongs to whom, what a death looks like, and what happens without a server."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,6 +16,8 @@ from mlflow import MlflowClient
 from cpu_grpo.config import invocation
 from cpu_grpo.config.schema import Pipeline, Shared, Tracking
 from cpu_grpo.errors import UserError
+from cpu_grpo.experiment import spool, tracking
+from cpu_grpo.experiment.store import MlflowStore
 from cpu_grpo.experiment.tracking import flatten, log_report, run_address, start_run
 from cpu_grpo.files import write_json, write_text
 
@@ -122,7 +127,97 @@ def test_a_pipelines_run_has_the_report_its_plots_and_a_comparison_of_its_traini
     table = client.load_table(parent.info.experiment_id, "comparison.json")
     assert table["model"].tolist() == ["base", "a"] and table["gain"].tolist() == ["", "0.25"]
     note = unquote(parent.data.tags["mlflow.note.content"])
-    assert f'#/compare-runs?runs={json.dumps(trained)}&experiments=["{parent.info.experiment_id}"]' in note
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert f'#/compare-runs?runs={json.dumps(trained)}&experiments=["{experiment.experiment_id}"]' in note
+    assert f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=variants" in note
+    assert experiment.tags["mlflow.note.content"] in note
+
+
+def test_the_experiments_page_has_its_runs_by_variant(config):
+    with start_run(config, "r", "train", "", {"variant": "v"}):
+        pass
+    experiment = MlflowClient(here()).get_experiment_by_name("test")
+    view = json.loads(experiment.tags["mlflow.sharedViewState.variants"])
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "variant"}]
+    assert experiment.tags["mlflow.note.content"].endswith("/runs?viewStateShareKey=variants)")
+
+
+@pytest.fixture
+def trained(workspace, tiny_directory):
+    """A model directory as training leaves it."""
+    model = workspace / "models" / "first"
+    shutil.copytree(tiny_directory, model)
+    write_json(model / "source.json", {"origin": "variant first from base", "sha256": {}})
+    return model
+
+
+def test_a_trained_model_is_a_version_in_the_registry_and_answers(config, trained):
+    for _ in range(2):
+        with start_run(config, "train first", "train", "", {"variant": "first", "task": "sums"}) as run:
+            run.register(trained, "first")
+    client = MlflowClient(here())
+    versions = sorted(client.search_model_versions("name = 'first'"), key=lambda version: int(version.version))
+    assert [int(version.version) for version in versions] == [1, 2]
+    assert versions[-1].run_id == run.run_id
+    assert versions[-1].tags["variant"] == "first" and versions[-1].tags["task"] == "sums"
+    import mlflow
+
+    mlflow.set_tracking_uri(here())
+    loaded = mlflow.pyfunc.load_model(f"models:/first/{versions[-1].version}")
+    signature = loaded.metadata.signature.to_dict()
+    assert "string" in signature["inputs"] and "string" in signature["outputs"] and "max_tokens" in signature["params"]
+    short, other = (loaded.predict(["1 + 1?", "2 + 2?"], params={"max_tokens": tokens}) for tokens in (3, 30))
+    assert len(short) == len(other) == 2 and other[0] != other[1]
+    assert all(len(few) < len(many) for few, many in zip(short, other, strict=True))
+
+
+def test_a_record_that_comes_twice_registers_once(config, trained):
+    with start_run(config, "train first", "train", "", {}) as run:
+        run.register(trained, "first")
+        run.register(trained, "first")
+    assert len(MlflowClient(here()).search_model_versions("name = 'first'")) == 1
+
+
+def test_a_model_that_was_replaced_meanwhile_is_not_registered_for_the_run(config, trained, monkeypatch, capsys):
+    with start_run(config, "train first", "train", "", {}) as run:
+        begun = threading.Event()
+        right = MlflowStore._register
+
+        def late(*arguments):
+            begun.wait(60)
+            right(*arguments)
+
+        monkeypatch.setattr(MlflowStore, "_register", late)
+        run.register(trained, "first")
+        write_json(trained / "source.json", {"origin": "variant first from another"})
+        begun.set()
+    assert MlflowClient(here()).search_model_versions("name = 'first'") == []
+    assert named("train first").info.status == "FINISHED"
+    assert "models/first was made anew before it could be registered" in capsys.readouterr().err
+
+
+def test_no_run_waits_for_a_registry_that_hangs_and_the_next_registers_its_model(config, trained, monkeypatch, capsys):
+    hung, right = threading.Event(), MlflowStore._register
+
+    def hang(*_):
+        hung.wait(300)
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(MlflowStore, "_register", hang)
+    monkeypatch.setattr(tracking, "LOCAL_PATIENCE", 0.5)
+    with start_run(config, "train first", "train", "", {}) as run:
+        run.register(trained, "first")
+    assert "records of this run wait in cache/tracking/" in capsys.readouterr().err  # and the run is over
+    hung.set()
+    monkeypatch.setattr(MlflowStore, "_register", right)
+    monkeypatch.setattr(tracking, "LOCAL_PATIENCE", 60)
+    end = time.monotonic() + 60
+    while not spool.unsent() and time.monotonic() < end:  # until its thread has let go
+        time.sleep(0.1)
+    with start_run(config, "next", "train", "", {}):
+        pass
+    (version,) = MlflowClient(here()).search_model_versions("name = 'first'")
+    assert version.run_id == run.run_id
 
 
 def test_a_run_is_found_in_the_ui_unless_it_was_recorded_elsewhere(config):

@@ -355,6 +355,9 @@ class Tracking:
         "own environment variables say otherwise",
         choices=("tensorboard", "wandb"),
     )
+    register: bool = option(
+        False, "make each trained model a version in MLflow's registry, which keeps a copy of its weights"
+    )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,18 @@ import psutil
 
 from cpu_grpo.experiment.delivery import Begun, Point
 from cpu_grpo.experiment.spool import LOCAL, Journal, Record
-from cpu_grpo.files import new_file
+from cpu_grpo.files import new_file, sha256
+from cpu_grpo.models.loading import RECORD as SOURCE
 
 SQLITE = "sqlite:///"
 TRAININGS = "tags.mlflow.parentRunId = '{}' and tags.stage = 'train'"  # of a pipeline's run
+MODEL, DATA = "model", "data"  # folders of a registered model among a run's artifacts, and of its files in there
+SERVED = "cpu_grpo.chat.served"  # what answers for it
+# A view of an experiment's page that MLflow's UI takes from a tag, as its button Share makes them: runs by variant.
+VIEW = "variants"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+GROUPED = {"groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "variant"}]}}
+BY_VARIANT = "[All runs by variant](#/experiments/{}/runs?viewStateShareKey=" + VIEW + ")"
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what is said of an id that no run has
 REFUSALS = ("BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", *UNKNOWN)
 
@@ -90,6 +99,8 @@ class MlflowStore:
                 self._client.set_tag(journal.run_id, key, value)
             case {"kind": "artifact", "path": path, "folder": folder}:
                 self._client.log_artifact(journal.run_id, str(journal.directory / path), folder or None)
+            case {"kind": "model", "path": path, "source": source, "name": name}:
+                self._register(journal.run_id, Path(path), source, name)
             case {"kind": "status", "status": status, "time": time}:
                 self._client.set_terminated(journal.run_id, status, time)
                 if journal.parent_id and status != "FINISHED":
@@ -128,8 +139,14 @@ class MlflowStore:
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
-            self._experiments[name] = found.experiment_id if found else self._client.create_experiment(name)
+            self._experiments[name] = found.experiment_id if found else self._new_experiment(name)
         return self._experiments[name]
+
+    def _new_experiment(self, name: str) -> str:
+        """With a link on its page to its runs by variant."""
+        made = self._client.create_experiment(name, tags={VIEW_TAG: json.dumps(GROUPED)})
+        self._client.set_experiment_tag(made, "mlflow.note.content", BY_VARIANT.format(made))
+        return made
 
     def _known(self, run_id: str) -> Any:
         """The run of an id of MLflow's; None where it has none, or no more."""
@@ -173,19 +190,69 @@ class MlflowStore:
             ):
                 self._client.set_terminated(run.info.run_id, "FAILED")
 
+    def _register(self, run_id: str, directory: Path, source: str, name: str) -> None:
+        """Makes a model directory a version in the registry, with what MLflow loads it by, unless it is one.
+
+        Raises:
+            FileNotFoundError: another model lies there now.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if sha256(directory / SOURCE) != source:
+            raise FileNotFoundError(f"{directory} was made anew before it could be registered")
+        if self._client.search_model_versions(f"run_id = '{run_id}'"):
+            return
+        self._client.log_artifacts(run_id, str(directory), f"{MODEL}/{DATA}")
+        with tempfile.TemporaryDirectory() as scratch:
+            _describe(Path(scratch), run_id)
+            self._client.log_artifacts(run_id, scratch, MODEL)
+        run = self._client.get_run(run_id)
+        told = {key: run.data.tags[key] for key in ("variant", "task", "model", "git_commit") if key in run.data.tags}
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        place = f"{run.info.artifact_uri}/{MODEL}"
+        self._client.create_model_version(name, place, run_id, tags=told, await_creation_for=0)
+
     def _note_trainings(self, run_id: str) -> None:
         """Tells in a pipeline's run where its trainings stand side by side."""
         experiment = self._client.get_run(run_id).info.experiment_id
         found = self._client.search_runs([experiment], TRAININGS.format(run_id), order_by=["attributes.start_time"])
         if not found:
             return
+        self._client.set_experiment_tag(experiment, VIEW_TAG, json.dumps(GROUPED))  # which an older one may lack
         runs = quote(json.dumps([run.info.run_id for run in found]))
         side_by_side = f"runs={runs}&experiments={quote(json.dumps([experiment]))}"
         note = (
-            f"[The variants' training runs side by side](#/compare-runs?{side_by_side}). Among the artifacts: "
+            f"[The variants' training runs side by side](#/compare-runs?{side_by_side}). "
+            f"{BY_VARIANT.format(experiment)}. Among the artifacts: "
             "`comparison.json`, a table of the variants with intervals and costs, and the report with its plots."
         )
         self._client.set_tag(run_id, "mlflow.note.content", note)
+
+
+def _describe(directory: Path, run_id: str) -> None:
+    """Writes what MLflow loads a model by: its signature and the module of ours that answers."""
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string")]),
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_tokens", "long", 512),
+                ParamSpec("temperature", "double", 0.0),
+                ParamSpec("seed", "long", 42),
+            ]
+        ),
+    )
+    model = Model(artifact_path=MODEL, run_id=run_id, signature=signature)
+    pyfunc.add_to_model(model, loader_module=SERVED, data=DATA)
+    model.save(str(directory / "MLmodel"))
 
 
 def _make_database(file: Path) -> None:

@@ -29,7 +29,8 @@ from cpu_grpo.experiment import spool
 from cpu_grpo.experiment.delivery import POINTS, Delivery, first_line, send_left_within
 from cpu_grpo.experiment.spool import LOCAL, Journal, Record
 from cpu_grpo.experiment.store import MlflowStore
-from cpu_grpo.files import flatten
+from cpu_grpo.files import flatten, sha256
+from cpu_grpo.models.loading import RECORD as SOURCE
 from cpu_grpo.text import one_line
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` shows the local store
@@ -103,6 +104,14 @@ class Run:
         self._text(json.dumps({"columns": list(rows[0]), "data": data}), name)
         self._tables.append({"path": name, "type": "table"})  # as MLflow's own log_table, which appends instead
         self.tag("mlflow.loggedArtifacts", json.dumps(self._tables))
+
+    def register(self, directory: Path, name: str) -> None:
+        """Makes a trained model the next version of this name in MLflow's registry.
+
+        It is sent from where it lies: what has taken its place until then is not registered for it.
+        """
+        place = {"kind": "model", "path": directory.absolute().as_posix(), "name": name}
+        self._keep(lambda: place | {"source": sha256(directory / SOURCE)})
 
     def note_trainings(self) -> None:
         """Of a pipeline's run: where its trainings stand side by side."""
