@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from conftest import ROOT
+from cpu_grpo.chat import __main__ as chat
 from cpu_grpo.config.compose import CONF, SCHEMAS, compose_run, typed
 from cpu_grpo.config.schema import Tracking
 from cpu_grpo.engine import checkpoint
@@ -36,7 +37,7 @@ TIMES = re.compile(r"\b(minutes?|hours?|days)\b")
 # What is run here as it stands, in an empty directory.
 SHORT = re.compile(r"python pipelines/(compose\.py|train\.py --cfg)")
 
-PARSERS = {"cpu_grpo.export": export.parsed}  # of programs that take names of models
+PARSERS = {"cpu_grpo.export": export.parsed, "cpu_grpo.chat": chat.parse}  # of programs that take names of models
 VALUES = ("not slow", "path/to/gsm8k")  # of options that take any
 
 
@@ -90,6 +91,8 @@ def check_python(words):
     if words[:2] == ["-m", "cpu_grpo.plan"]:
         compose_run([word for word in words[2:] if not word.startswith("-")])
         return check_options(words[:2], [word for word in words[2:] if word.startswith("-")])
+    if where == "-c":
+        return compile(words[1], "page", "exec")  # a test of its own runs it
     if where == "-m" and words[1] in PARSERS:
         return PARSERS[words[1]](words[2:])
     if where == "-m" and words[1] in ("venv", "pip"):
@@ -222,7 +225,8 @@ CHECKERS = {
     "systemd-run": check_limited,
     ".": lambda words: None,  # turns the environment on
     "until": check_waiting,
-    **dict.fromkeys(("cd", "hf", "llama-cli", "ollama"), lambda words: None),  # other people's programs
+    "printf": lambda words: check(words[words.index("|") + 1 :]),
+    **dict.fromkeys(("cd", "hf", "llama-cli", "ollama", "tensorboard"), lambda words: None),  # other people's programs
     "do": lambda words: None,
     "done": lambda words: None,
     "pkill": check_kill,
