@@ -20,7 +20,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) fo
 
 
 def commands(start):
-    return [shlex.split(line.removeprefix(start)) for line in COMMANDS if line.startswith(start)]
+    return [shlex.split(line.removeprefix(start), comments=True) for line in COMMANDS if line.startswith(start)]
 
 
 @pytest.mark.parametrize("keys", commands("python pipelines/train.py"))

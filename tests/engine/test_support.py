@@ -17,7 +17,9 @@ def settings(tmp_path, **changes):
     ({"entropy_coef": 0.1}, {}, "it does not know an entropy bonus"),
     ({"top_entropy_quantile": 0.5}, {}, "it does not know top_entropy_quantile"),
     ({}, {"auxiliary_loss": True}, "it does not know a router's auxiliary loss"),
-    ({}, {"processes": 2}, "it does not know more than one process"),
+    ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, {"processes": 2},
+     "it does not know groups that are split over processes (make per_device_train_batch_size a multiple of "
+     "num_generations)"),
 ])  # fmt: skip
 def test_settings_that_change_the_learner_are_named(tiny_model, tmp_path, changes, more, reason):
     arguments = {"auxiliary_loss": False, "processes": 1} | more
