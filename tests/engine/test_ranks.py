@@ -52,6 +52,7 @@ def updates(told):
     return [{key: value for key, value in entry.items() if not key.endswith(TIMES)} for entry in entries]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_update_of_one_with_all_of_their_completions(train):
     task = {"updates": 3, "fixed": True, "settings": {"optim": "sgd", "learning_rate": 0.1}}
     (alone,), (told,), _ = train("one", 1, batch=16, **task)
@@ -82,6 +83,7 @@ def test_a_killed_process_is_started_again_with_its_peers_and_all_end_as_if_it_h
     assert not (out / "checkpoint-2").exists()
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_use_changes_no_ones_weights(train):
     (first, second), told, out = train("bad", 2, batch=8, updates=2, bad=1)
     skipped = [[float(entry["update/skipped"]) for entry in updates(own)] for own in told]

@@ -17,7 +17,7 @@ def settings(tmp_path, **changes):
     ({"entropy_coef": 0.1}, {}, "it does not know an entropy bonus"),
     ({"top_entropy_quantile": 0.5}, {}, "it does not know top_entropy_quantile"),
     ({}, {"auxiliary_loss": True}, "it does not know a router's auxiliary loss"),
-    ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, {"processes": 2},
+    ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}, {"processes": 2},
      "it does not know groups that are split over processes (make per_device_train_batch_size a multiple of "
      "num_generations)"),
 ])  # fmt: skip
