@@ -54,21 +54,17 @@ def tiny_model(tokenizer):
     return LlamaForCausalLM(tiny_config(tokenizer)).eval()
 
 
+LLAMA_3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 ARCHITECTURES = {
     "llama": ("Llama", {}),
-    "llama, scaled rope": (
-        "Llama",
-        {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 10000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 16,
-            }
-        },
-    ),
+    "llama, scaled rope": ("Llama", {"rope_parameters": LLAMA_3_ROPE}),
     "qwen2, untied": ("Qwen2", {"tie_word_embeddings": False}),
     "qwen3": ("Qwen3", {"head_dim": 16}),
 }

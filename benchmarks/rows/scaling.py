@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 from bench import Bench
 from figures import Figure
 from floors import Work
 from processes import Json, ask
+
+from cpu_grpo.hardware.cores import one_of_each_core
 
 GOAL = 0.7  # of as many times the speed as there are times the cores
 TEMPERATURE = 0.9
@@ -52,13 +53,7 @@ def core_counts(cores: int) -> list[int]:
 
 def physical_cores() -> list[int]:
     """A hardware thread of each core that this process may run on; none where the system does not say."""
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    found: dict[str, int] = {}
-    for cpu in sorted(os.sched_getaffinity(0)):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        found.setdefault(siblings.read_text() if siblings.is_file() else str(cpu), cpu)
-    return list(found.values())
+    return one_of_each_core(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def _measured(

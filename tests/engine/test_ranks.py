@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from cpu_grpo.engine import ranks
+from cpu_grpo.engine import metrics, ranks
 from cpu_grpo.engine.support import unsupported
 
 WORKER = ROOT / "tests" / "rank_worker.py"
@@ -114,9 +114,9 @@ def test_buckets_hold_all_parameters_once_in_their_order(monkeypatch):
 def test_figures_of_processes_become_one(monkeypatch):
     """By hand: 3 completions here, 1 there."""
     theirs = ({"loss": [5.0], "length_max": [9.0], "length_min": [1.0], "only/there": [2.0]}, 1)
-    monkeypatch.setattr(ranks, "gather_object", lambda own: [*own, theirs])
-    metrics = {"loss": [7.0, 1.0], "length_max": [4.0], "length_min": [3.0], "old": [6.0]}
-    ranks.merge_ranks(metrics, {"loss": 1, "old": 1}, 3)
-    assert metrics == {
+    monkeypatch.setattr(metrics, "gather_object", lambda own: [*own, theirs])
+    figures = {"loss": [7.0, 1.0], "length_max": [4.0], "length_min": [3.0], "old": [6.0]}
+    metrics.merge_ranks(figures, {"loss": 1, "old": 1}, 3)
+    assert figures == {
         "loss": [7.0, 2.0], "length_max": [9.0], "length_min": [1.0], "only/there": [2.0], "old": [6.0],
     }  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TEMPLATE, tiny_config
 
+from conftest import LLAMA_3_ROPE
 from cpu_grpo.files import write_json
 from cpu_grpo.models.integrity import file_hashes
 from cpu_grpo.models.loading import RECORD
@@ -21,19 +22,7 @@ KINDS = {
             "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
         },
     ),
-    "llama, rope of Llama 3": (
-        "Llama",
-        {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 10000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 16,
-            }
-        },
-    ),
+    "llama, rope of Llama 3": ("Llama", {"rope_parameters": LLAMA_3_ROPE}),
     "qwen2": ("Qwen2", {}),
     "qwen2, untied": ("Qwen2", {"tie_word_embeddings": False}),
     "qwen3": ("Qwen3", {"head_dim": 16}),

@@ -1,7 +1,10 @@
 """What the trainer logs besides TRL's metrics: one figure for a batch that was computed in parts, and the rollout's
 difference from the policy."""
 
+from collections.abc import Sequence
+
 import torch
+from accelerate.utils import gather_object
 
 from cpu_grpo.engine.learner.batches import Inputs
 
@@ -22,9 +25,29 @@ def merge_parts(metrics: Metrics, before: dict[str, int], sizes: list[int]) -> N
     for key, values in metrics.items():
         new = values[before.get(key, 0) :]
         if len(new) == len(sizes) > 1:
-            combine = max if key.endswith("_max") else min if key.endswith("_min") else None
-            merged = combine(new) if combine else sum(v * s for v, s in zip(new, sizes, strict=True)) / sum(sizes)
-            values[before.get(key, 0) :] = [merged]
+            values[before.get(key, 0) :] = [combined(key, new, sizes)]
+
+
+def merge_ranks(metrics: Metrics, before: dict[str, int], size: int) -> None:
+    """Makes every rank's entries since `before` those of all ranks together, weighted by their completions.
+
+    Args:
+        size: this rank's completions.
+    """
+    own = {key: values[before.get(key, 0) :] for key, values in metrics.items()}
+    told: list[tuple[Metrics, int]] = gather_object([({key: new for key, new in own.items() if new}, size)])
+    for key in sorted({key for entries, _ in told for key in entries}):
+        found = [(entries[key], weight) for entries, weight in told if key in entries]
+        sizes = [weight for _, weight in found]
+        metrics.setdefault(key, [])[before.get(key, 0) :] = [
+            combined(key, values, sizes) for values in zip(*(entries for entries, _ in found), strict=True)
+        ]
+
+
+def combined(key: str, values: Sequence[float], sizes: Sequence[int]) -> float:
+    """One figure of several that were taken of so many completions each."""
+    combine = max if key.endswith("_max") else min if key.endswith("_min") else None
+    return combine(values) if combine else sum(v * s for v, s in zip(values, sizes, strict=True)) / sum(sizes)
 
 
 def rollout_difference(part: Inputs, logps: torch.Tensor) -> tuple[torch.Tensor, int] | None:

@@ -15,8 +15,6 @@ from torch import distributed
 
 BUCKET = 2**24  # numbers that are exchanged at a time, so that little memory is taken besides the gradients
 
-Metrics = dict[str, list[float]]  # as TRL collects them between two logs
-
 
 def mean_gradients(parameters: Iterable[torch.nn.Parameter], sound: bool) -> None:
     """Gives every rank the mean of all ranks' gradients; NaN, which no update is made of, if one has no sound ones.
@@ -57,25 +55,6 @@ def apart(accelerator: Any) -> Iterator[None]:
     finally:
         for name in own:
             delattr(accelerator, name)
-
-
-def merge_ranks(metrics: Metrics, before: dict[str, int], size: int) -> None:
-    """Makes every rank's entries since `before` those of all ranks together, weighted by their completions.
-
-    Args:
-        size: this rank's completions.
-    """
-    own = {key: values[before.get(key, 0) :] for key, values in metrics.items()}
-    told: list[tuple[Metrics, int]] = gather_object([({key: new for key, new in own.items() if new}, size)])
-    for key in sorted({key for entries, _ in told for key in entries}):
-        found = [(entries[key], weight) for entries, weight in told if key in entries]
-        combine = max if key.endswith("_max") else min if key.endswith("_min") else None
-        weights = sum(weight for _, weight in found)
-        together = zip(*(entries for entries, _ in found), strict=True)
-        metrics.setdefault(key, [])[before.get(key, 0) :] = [
-            combine(values) if combine else sum(v * w for v, (_, w) in zip(values, found, strict=True)) / weights
-            for values in together
-        ]
 
 
 def total(number: float) -> float:

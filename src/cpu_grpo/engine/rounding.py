@@ -36,8 +36,7 @@ class Rounding:
 
     def taken(self, weight: torch.Tensor, dtype: torch.dtype, rows: int) -> bool:
         """Whether the next rollout, of so many rows, rounds weights like this one for products in `dtype`."""
-        wanted = self.rollout == "int8" or (self.rollout == "auto" and int8_pays(dtype, storage([weight], dtype), rows))
-        self.current = wanted and not self.refused
+        self.current = _wanted(self.rollout, weight, dtype, rows) and not self.refused
         return self.current
 
     @property
@@ -69,9 +68,12 @@ def learns_in_8_bits(learner: str, weight: torch.Tensor, dtype: torch.dtype) -> 
     Args:
         learner: as FastOptions has it.
     """
-    if weight.requires_grad or learner == "exact":
-        return False
-    return learner == "int8" or int8_pays(dtype, storage([weight], dtype), LEARNT)
+    return not weight.requires_grad and _wanted(learner, weight, dtype, LEARNT)
+
+
+def _wanted(choice: str, weight: torch.Tensor, dtype: torch.dtype, rows: int) -> bool:
+    """Whether 8 bits are: asked for, or left open and faster for so many rows."""
+    return choice == "int8" or (choice == "auto" and int8_pays(dtype, storage([weight], dtype), rows))
 
 
 def require_frozen(model: torch.nn.Module) -> None:

@@ -29,9 +29,9 @@ from cpu_grpo.engine.checkpoint import (
 from cpu_grpo.engine.decoder import Decoder, decoder
 from cpu_grpo.engine.learner import Rounded, completion_logps
 from cpu_grpo.engine.learner.batches import Inputs, micro_batches, regrouped
-from cpu_grpo.engine.metrics import counts, merge_parts, rollout_difference, weigh_advantages
+from cpu_grpo.engine.metrics import counts, merge_parts, merge_ranks, rollout_difference, weigh_advantages
 from cpu_grpo.engine.options import FastOptions
-from cpu_grpo.engine.ranks import agreed, apart, mean_gradients, merge_ranks, rank, together, total
+from cpu_grpo.engine.ranks import agreed, apart, mean_gradients, rank, together, total
 from cpu_grpo.engine.rollout import (
     Completion,
     NoDistribution,

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import psutil
 
 from cpu_grpo.hardware.cgroups import groups
 from cpu_grpo.hardware.cpu import sysctl
+
+SYSTEM = "sys/devices/system/cpu"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def count_cores(root: Path = Path("/")) -> Cores:
     """The cores by kind, affinity and quota."""
-    system = root / "sys/devices/system/cpu"
+    system = root / SYSTEM
     everything = len(_cpus(system / "online")) or os.cpu_count() or 1
     try:
         allowed = psutil.Process().cpu_affinity()
@@ -70,6 +73,14 @@ def count_cores(root: Path = Path("/")) -> Cores:
     cores = {_siblings(system, cpu): cpu in slow for cpu in allowed}
     quota = min((_quota(group) for group in groups(root, "cpu")), default=math.inf)
     return Cores(everything, len(allowed), len(cores), sum(cores.values()), quota if quota < math.inf else 0.0)
+
+
+def one_of_each_core(allowed: Iterable[int], root: Path = Path("/")) -> list[int]:
+    """The first of each core's hardware threads that are allowed, on Linux."""
+    first: dict[str, int] = {}
+    for cpu in sorted(allowed):
+        first.setdefault(_siblings(root / SYSTEM, cpu), cpu)
+    return list(first.values())
 
 
 def _siblings(system: Path, cpu: int) -> str:

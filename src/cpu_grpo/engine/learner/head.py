@@ -98,13 +98,8 @@ class TokenScores(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.kept is None and not ctx.recompute:
             raise RuntimeError("The gradient of token scores can be taken once: it overwrites what it needs.")
-        found: tuple[torch.Tensor, torch.Tensor | None]
-        if ctx.head.backward is not None:
-            found = _gradient_in_8_bits(ctx, gradient), None
-        elif ctx.recompute:
-            found = _gradient_by_blocks(ctx, gradient)
-        else:
-            found = _gradient_by_chunks(ctx, gradient)
+        by_blocks = ctx.recompute and ctx.head.backward is None
+        found = (_gradient_by_blocks if by_blocks else _gradient_by_chunks)(ctx, gradient)
         dstates, dmaster = found
         return dstates, None, dmaster, None, None, None, None
 
@@ -121,15 +116,13 @@ def _scores(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 
 def _gradient_by_chunks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of the states and the master, from the probabilities that were kept: a chunk of states at a time."""
-    states, targets, _ = ctx.saved_tensors
-    head, kept, ctx.kept = ctx.head, ctx.kept, None
-    scale = (gradient / ctx.temperature).to(states.dtype)[:, None]  # (M, 1)
+    """Of the states and the master, a chunk of states at a time."""
+    states, head = ctx.saved_tensors[0], ctx.head
     dstates, dmaster = torch.zeros_like(states), None
-    for first in range(0, states.size(0), ctx.chunk):
-        some = slice(first, first + ctx.chunk)
-        inner = kept.pop(0)  # (m, V)
-        inner.mul_(-scale[some]).scatter_add_(1, targets[some, None], scale[some])
+    for some, inner in _score_gradients(ctx, gradient):
+        if head.backward is not None:  # of a master that does not learn
+            dstates[some] = head.backward(inner)
+            continue
         for part, block in head.blocks(head.size_at_once):
             dstates[some].addmm_(inner[:, part], block)
         if not ctx.needs_input_grad[2]:
@@ -141,6 +134,24 @@ def _gradient_by_chunks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
         else:
             dmaster.add_(inner.t() @ states[some])
     return dstates, None if dmaster is None else dmaster.to(ctx.master.dtype)
+
+
+def _score_gradients(ctx: Any, gradient: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Each chunk of states, and the gradient of its scores (m, V): from the probabilities that were kept, or from
+    scores that are computed again."""
+    states, targets, logps = ctx.saved_tensors
+    kept, ctx.kept = ctx.kept, None
+    scale = gradient / ctx.temperature  # (M,)
+    for first in range(0, states.size(0), ctx.chunk):
+        some = slice(first, first + ctx.chunk)
+        if ctx.recompute:
+            scores = _scores(ctx.head, states[some], targets[some])  # (m, V)
+            chosen = scores.gather(1, targets[some, None]).squeeze(1).float()  # (m,)
+            totals = chosen / ctx.temperature - logps[some]
+            yield some, fused.score_gradient(scores, targets[some], totals, scale[some], ctx.temperature)
+        else:
+            by = scale[some, None].to(states.dtype)
+            yield some, kept.pop(0).mul_(-by).scatter_add_(1, targets[some, None], by)
 
 
 def _gradient_by_blocks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -160,23 +171,3 @@ def _gradient_by_blocks(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor,
         if dmaster is not None:
             dmaster[part] = inner.t() @ states
     return dstates, dmaster
-
-
-def _gradient_in_8_bits(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-    """Of the states alone, by `Head.backward`: a chunk of states at a time."""
-    states, targets, logps = ctx.saved_tensors
-    head, kept, ctx.kept = ctx.head, ctx.kept, None
-    scale = gradient / ctx.temperature  # (M,)
-    dstates = torch.empty_like(states)
-    for first in range(0, states.size(0), ctx.chunk):
-        some = slice(first, first + ctx.chunk)
-        if ctx.recompute:
-            scores = _scores(head, states[some], targets[some])  # (m, V)
-            chosen = scores.gather(1, targets[some, None]).squeeze(1).float()  # (m,)
-            totals = chosen / ctx.temperature - logps[some]
-            inner = fused.score_gradient(scores, targets[some], totals, scale[some], ctx.temperature)
-        else:
-            inner, by = kept.pop(0), scale[some, None].to(states.dtype)
-            inner.mul_(-by).scatter_add_(1, targets[some, None], by)
-        dstates[some] = head.backward(inner)
-    return dstates
