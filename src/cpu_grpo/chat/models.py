@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpu_grpo.config.compose import compose_run, load_params
+from cpu_grpo.config.compose import PARAMS, compose_run, load_params
 from cpu_grpo.config.schema import Model, Task
 from cpu_grpo.engine.shape import of_directory, stored_bytes
 from cpu_grpo.errors import UserError
@@ -19,7 +19,6 @@ from cpu_grpo.units import gigabytes
 from cpu_grpo.workspace.layout import Layout
 from cpu_grpo.workspace.models import made_model
 
-PARAMS = Path("params.yaml")
 PROMPT = 2048  # tokens of a conversation that memory is foreseen for
 PLAIN = Task()  # asks a question as it is
 

@@ -29,6 +29,7 @@ from cpu_grpo.errors import Stopped, UserError, explain
 from cpu_grpo.text import one_line
 
 CONF = Path(__file__).parents[3] / "conf"
+PARAMS = Path("params.yaml")  # what DVC's stages read, below the current directory
 SCHEMAS = {"config": Pipeline, "train": Train, "study": StudyJob}
 SHARED_KEYS = tuple(Shared.__dataclass_fields__)
 Stage = Callable[[Any, Path, str], None]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cpu_grpo.config.compose import CONF, load_params, one_variant
+from cpu_grpo.config.compose import CONF, PARAMS, load_params, one_variant
 from cpu_grpo.doctor.finding import INSTALL, Finding, fail, ok, told, warn
 from cpu_grpo.errors import UserError
 from cpu_grpo.files import cache_directory
@@ -21,7 +21,6 @@ from cpu_grpo.units import gigabytes
 from cpu_grpo.workspace.layout import CACHE
 
 PROJECT = CONF.parent / "pyproject.toml"
-PARAMS = Path("params.yaml")
 LITTLE_MEMORY, LITTLE_DISK = 10**9, 10**9  # bytes that no run gets by with
 PLAN = "python -m cpu_grpo.plan --memory-only"
 COMPILERS = {"darwin": "xcode-select --install", "win32": "winget install BrechtSanders.WinLibs.POSIX.UCRT"}

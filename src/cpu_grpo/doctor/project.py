@@ -9,12 +9,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cpu_grpo.config.compose import CONF, compose_pipeline, load_params
+from cpu_grpo.config.compose import CONF, PARAMS, compose_pipeline, load_params
 from cpu_grpo.doctor.finding import INSTALL, Finding, fail, ok, told, warn
 from cpu_grpo.files import flatten
 from cpu_grpo.units import gigabytes
 
-PARAMS = Path("params.yaml")
 COMPOSE = "python pipelines/compose.py"
 NAMED = 3  # differences and stages that are named
 PATIENCE = 60.0  # seconds that `dvc status` may take

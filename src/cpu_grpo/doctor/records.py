@@ -4,12 +4,11 @@ import os
 import threading
 from pathlib import Path
 
-from cpu_grpo.config.compose import compose_run, load_params
+from cpu_grpo.config.compose import PARAMS, compose_run, load_params
 from cpu_grpo.config.redaction import redacted
 from cpu_grpo.config.schema import Tracking
 from cpu_grpo.doctor.finding import Finding, fail, ok, told, warn
 
-PARAMS = Path("params.yaml")
 PATIENCE = 10.0  # seconds that a store has to answer
 SQLITE = "sqlite:///"
 
